@@ -1,0 +1,46 @@
+"""`phnet evaluate`: how good a trained network is on one part of a datalist."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+def evaluate(
+    checkpoint: str,
+    datalist: str,
+    out: str,
+    *,
+    part: Literal["test", "validation", "labeled", "unlabeled"] = "test",
+    which: Literal["teacher", "student"] = "teacher",
+    batch_size: int = 8,
+    device: str = "auto",
+) -> int:
+    """Score a trained network on one part of a datalist.
+
+    Writes the scores per image and their summary to OUT.
+
+    Args:
+        checkpoint: file written by `phnet train`
+        datalist: the JSON file written by `phnet prepare`, or its folder
+        out: folder for the scores
+        part: which images; unlabeled ones are scored against their hidden masks
+        which: the averaged network (teacher) or the trained one (student)
+        batch_size: images per forward pass
+        device: auto, cpu, cuda, cuda:1, ...
+    """
+    from pathlib import Path
+
+    from phnet_monai.cli.train import datalist_file
+    from phnet_monai.inference.files import check_out
+
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"{checkpoint}: no such checkpoint file; give one written by `phnet train`")
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, found {batch_size}")
+    list_file = datalist_file(datalist)
+    check_out(out)
+
+    from phnet_monai.engines.run import evaluate_run
+
+    evaluate_run(checkpoint, list_file, out, part=part, device=device, batch_size=batch_size, which=which)
+    return 0

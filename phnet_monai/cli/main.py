@@ -1,0 +1,164 @@
+"""`phnet COMMAND ...`: check the arguments, run the command through Google Fire, show errors as one line.
+
+Exit codes: 0 done; 2 a wrong command line, path or value; 3 some files failed; 4 nothing to do; 130
+interrupted by Ctrl-C; 1 a defect (with its traceback). `PHNET_DEBUG=1` shows the traceback of every error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from phnet_monai import __version__
+from phnet_monai.cli.arguments import (
+    HelpRequested,
+    Signature,
+    UsageError,
+    as_fire_words,
+    bind,
+    flag_name,
+    nearest,
+    signature_of,
+)
+from phnet_monai.cli.demo import demo
+from phnet_monai.cli.evaluate import evaluate
+from phnet_monai.cli.infer import infer
+from phnet_monai.cli.prepare import Prepare
+from phnet_monai.cli.train import train
+
+INTERRUPTED = 130
+USER_ERROR = 2
+
+
+class Commands(dict[str, Any]):
+    """PH-Net: segment breast-ultrasound lesions, trained on few outlined and many bare images.
+
+    `phnet COMMAND --help` explains a command, `phnet --version` tells the version.
+    """
+
+
+COMMANDS = Commands(prepare=Prepare(), train=train, evaluate=evaluate, infer=infer, demo=demo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: `sys.argv[1:]`) and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end the job
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("\nphnet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `phnet ... | head`: nobody reads on, which is no error; keep Python's flush at exit quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("PHNET_DEBUG", "") not in ("", "0"):
+            traceback.print_exc()
+        print(f"phnet: {one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def run(words: list[str]) -> int:
+    """Find the command that `words` begin with, check the rest against its signature, call it."""
+    component: Any = COMMANDS
+    path: list[str] = []
+    while isinstance(component, dict):
+        title = " ".join(["phnet", *path])
+        if not words:
+            print(help_text(component, title), file=sys.stderr)
+            return USER_ERROR
+        word = words.pop(0)
+        if word in ("--help", "-h"):
+            print(help_text(component, title))
+            return 0
+        if word == "--version" and not path:
+            print(f"phnet {__version__}")
+            return 0
+        if word not in component:
+            raise UsageError(_unknown_command(word, component, title))
+        component = component[word]
+        path.append(word)
+    title = " ".join(["phnet", *path])
+    try:
+        values = bind(signature_of(component, title), words)
+    except HelpRequested:
+        print(help_text(component, title))
+        return 0
+    return _call(path, values)
+
+
+def _call(path: list[str], values: dict[str, Any]) -> int:
+    import fire
+
+    words = [*path, *as_fire_words(values)]
+    code = fire.Fire(COMMANDS, command=words, name="phnet", serialize=lambda _: None)
+    return int(code or 0)
+
+
+def _unknown_command(word: str, group: dict[str, Any], title: str) -> str:
+    guess = nearest(word, group)
+    hint = f"did you mean {guess}?" if guess else f"choose one of {', '.join(group)}."
+    return f"unknown {'flag' if word.startswith('-') else 'command'} {word!r} of `{title}`; {hint}"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on a single line, fit for a terminal."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def help_text(component: Any, title: str) -> str:
+    """Fire's help screen for a command or group, as plain text without terminal codes."""
+    from fire import helptext, trace
+
+    shown = _readable(component) if callable(component) else component
+    text = helptext.HelpText(shown, trace.FireTrace(shown, name=title))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text).replace(f"'{title}'", title)
+    return _flags_as_typed(text, signature_of(component, title)) if callable(component) else text
+
+
+def _flags_as_typed(text: str, signature: Signature) -> str:
+    """Fire's `--batch_size=BATCH_SIZE` -> `--batch-size=BATCH_SIZE`; a switch -> `--[no-]overlays`."""
+    for name, parameter in signature.parameters.items():
+        if not parameter.positional:
+            flag = flag_name(name)
+            typed = f"--[no-]{flag[2:]}" if parameter.is_switch else f"{flag}={name.upper()}"
+            text = text.replace(f"--{name}={name.upper()}", typed)
+    return text
+
+
+def _readable(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of `command` whose annotations read well in Fire's help (`cpu | paper`, not `Literal`)."""
+    copy = types.FunctionType(
+        command.__code__, command.__globals__, command.__name__, command.__defaults__, command.__closure__
+    )
+    copy.__doc__, copy.__kwdefaults__ = command.__doc__, command.__kwdefaults__
+    hints = get_type_hints(command)
+    copy.__annotations__ = {name: types.SimpleNamespace(__qualname__=_hint_text(hint)) for name, hint in hints.items()}
+    return copy
+
+
+def _hint_text(hint: Any) -> str:
+    if hint is type(None):
+        return "none"
+    if get_origin(hint) is Literal:
+        return " | ".join(str(choice) for choice in get_args(hint))
+    if get_origin(hint) is list:
+        return f"{_hint_text(get_args(hint)[0])}, repeatable"
+    if get_args(hint):  # `X | None`: Fire itself adds that it is optional
+        return " | ".join(_hint_text(part) for part in get_args(hint) if part is not type(None))
+    words = {str: "text", int: "whole number", float: "number", bool: "switch"}
+    return words.get(hint, str(hint))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

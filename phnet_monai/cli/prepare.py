@@ -1,0 +1,120 @@
+"""`phnet prepare`: from a dataset in its original layout to a datalist."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+
+def busi(
+    source: str,
+    out: str,
+    *,
+    protocol: Literal["grouped", "paper"] = "grouped",
+    labeled: str = "1/8",
+    seed: int = 0,
+    split_seed: int | None = None,
+    normals: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Divide BUSI into labeled, unlabeled, validation and test images, and write OUT/datalist.json.
+
+    Args:
+        source: Dataset_BUSI_with_GT, or the folder that contains it
+        out: folder for the datalist and the joined masks; the images stay where they are
+        protocol: grouped keeps near-duplicates on one side; paper is the random split of the literature,
+            which leaks
+        labeled: share of the training images (1/8, 0.125) or number of images (32) that show their mask
+        seed: draw of the labeled images
+        split_seed: draw of the parts; that of --seed where it is not given
+        normals: include the images without lesion
+        overwrite: replace a datalist that is there
+        quiet: no progress bars
+    """
+    from phnet_monai.data import prepare_busi
+
+    return _prepare(
+        prepare_busi,
+        source,
+        out,
+        protocol=protocol,
+        labeled=labeled,
+        seed=seed,
+        split_seed=split_seed,
+        normals=normals,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+
+
+def folder(
+    images: str,
+    out: str,
+    *,
+    masks: str | None = None,
+    protocol: Literal["grouped", "paper"] = "grouped",
+    labeled: str = "1/8",
+    seed: int = 0,
+    split_seed: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Divide any folder of images and masks, and write OUT/datalist.json.
+
+    The mask of x.png is x.png, x_mask.png, x_seg.png or x_label.png (any image format) below MASKS; images
+    without a mask are only ever unlabeled.
+
+    Args:
+        images: folder of images, or folder with the subfolders images/ and masks/
+        out: folder for the datalist and the joined masks; the images stay where they are
+        masks: folder of masks
+        protocol: grouped keeps near-duplicates on one side; paper is the random split of the literature,
+            which leaks
+        labeled: share of the training images (1/8, 0.125) or number of images (32) that show their mask
+        seed: draw of the labeled images
+        split_seed: draw of the parts; that of --seed where it is not given
+        overwrite: replace a datalist that is there
+        quiet: no progress bars
+    """
+    from phnet_monai.data import prepare_folder
+
+    return _prepare(
+        prepare_folder,
+        images,
+        out,
+        masks=masks,
+        protocol=protocol,
+        labeled=labeled,
+        seed=seed,
+        split_seed=split_seed,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+
+
+def _prepare(write: Callable[..., Path], source: str, out: str, **options: Any) -> int:
+    """Call one of the prepare functions; its warnings as single lines on stderr, the summary on stdout."""
+    from phnet_monai.data import summary
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        datalist = write(source, out, **options)
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            print(f"phnet: warning: {warning.message}", file=sys.stderr)
+    print(f"{datalist}\n{summary(datalist)}")
+    return 0
+
+
+class Prepare(dict[str, Callable[..., int]]):
+    """Divide a dataset into labeled, unlabeled, validation and test images.
+
+    `phnet prepare LAYOUT --help` explains the options of a layout.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(busi=busi, folder=folder)

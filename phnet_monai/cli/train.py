@@ -1,0 +1,89 @@
+"""`phnet train`: train a network on a datalist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+
+def train(
+    datalist: str,
+    out: str,
+    *,
+    profile: Literal["cpu", "paper", "smoke"] = "cpu",
+    method: str = "phnet",
+    config: list[str] | None = None,
+    seed: int = 0,
+    init: str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    amp: Literal["off", "bf16", "fp16"] | None = None,
+    **overrides: Any,
+) -> int:
+    """Train a network on the datalist of `phnet prepare`.
+
+    Writes checkpoints, the log and the resolved configuration to OUT. Any value of the configuration can be
+    overridden as in MONAI: `--max_epochs 3`, `--optimizer#lr 0.01`.
+
+    Args:
+        datalist: the JSON file written by `phnet prepare`, or its folder
+        out: folder for the results
+        profile: size of the network and its input: paper needs a GPU, cpu runs on two cores, smoke is for
+            tests
+        method: name of a method: phnet, sup_only, sup_only_ema, ...
+        config: configuration files laid over profile and method in this order: a.json,b.json, or repeated
+        seed: for weights, sampling and augmentation
+        init: checkpoint to start from, weights only
+        resume: go on from the last checkpoint in OUT
+        device: auto, cpu, cuda, cuda:1, ...
+        amp: reduced precision on a GPU; the profile decides where it is not given
+        overrides: values of the configuration, by their ids
+    """
+    from phnet_monai.inference.files import check_out
+
+    files = config_files(config or [])
+    for name, path in (("--init", init), *(("--config", file) for file in files)):
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"{name}: {path}: no such file")
+    list_file = datalist_file(datalist)
+    check_out(out)
+    if resume and init is not None:
+        raise ValueError("--resume and --init exclude each other: the first goes on, the second begins anew")
+
+    from phnet_monai.engines.run import train_run
+
+    train_run(
+        list_file,
+        out,
+        profile=profile,
+        method=method,
+        config=files,
+        seed=seed,
+        init=init,
+        resume=resume,
+        device=device,
+        amp=amp,
+        overrides=overrides,
+    )
+    return 0
+
+
+def config_files(entries: Sequence[str]) -> list[str]:
+    """Each entry is a file or, where there is no file of that name, several joined by commas."""
+    files: list[str] = []
+    for entry in entries:
+        files += [entry] if Path(entry).exists() else [part for part in entry.split(",") if part]
+    return files
+
+
+def datalist_file(path: str) -> str:
+    """The datalist meant by `path`: the file itself, or `datalist.json` in that folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = Path(path) / "datalist.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such datalist; make one with `phnet prepare`")
+    return str(file)

@@ -1,0 +1,246 @@
+"""The datalist: one JSON file that says which image is in which part, in the Decathlon form that MONAI reads.
+
+Paths are relative to the file, so that the folder can be moved together with its images. Masks of unlabeled images
+stand under `hidden_label`: studies of pseudo-label accuracy may look there, training never does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from phnet_monai.data.decode import read_mask
+from phnet_monai.data.records import Record, shorten
+from phnet_monai.data.splits import PARTS
+
+FILE_NAME = "datalist.json"
+FORMAT_VERSION = 1
+LABEL_FOLDER = "labels"
+
+
+def write_datalist(
+    parts: Mapping[str, Sequence[Record]],
+    out: str | PathLike[str],
+    *,
+    meta: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write `out/datalist.json`, and below `out/labels/` the unions of masks that lie in several files.
+
+    Single masks and all images are referenced where they are. Files appear complete or not at all.
+
+    Args:
+        parts: the keys labeled, unlabeled, validation, test.
+        out: folder, made where missing.
+        meta: what to record of how the parts were made (dataset, protocol, seeds ...); plain JSON values. `version`,
+            `counts` and `sha256` (of every image and mask, by relative path) are added.
+        overwrite: replace a datalist that is there.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        absolute path of the written file.
+
+    Raises:
+        FileExistsError: there is a datalist and `overwrite` is false.
+        ValueError: the parts have other names than expected.
+    """
+    if set(parts) != set(PARTS):
+        raise ValueError(f"parts are {sorted(parts)}, expected {sorted(PARTS)}.")
+    target = check_target(out, overwrite=overwrite)
+    folder = target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    digests: dict[str, str] = {}
+    content: dict[str, Any] = {part: [] for part in PARTS}
+    total = sum(len(records) for records in parts.values())
+    with tqdm(total=total, desc="datalist", disable=not progress, leave=False) as bar:
+        for part in PARTS:
+            for record in parts[part]:
+                content[part].append(_entry(record, part, folder, digests))
+                bar.update()
+    content["meta"] = {
+        "version": FORMAT_VERSION,
+        **(meta or {}),
+        "counts": {part: len(content[part]) for part in PARTS},
+        "sha256": digests,
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    _replace_atomically(target, lambda stream: stream.write(text.encode()))
+    return target
+
+
+def check_target(out: str | PathLike[str], *, overwrite: bool) -> Path:
+    """Absolute path of the datalist to be written into the folder `out`.
+
+    Raises:
+        FileExistsError: it is there and must not be replaced.
+        NotADirectoryError: `out` is a file.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder to write {FILE_NAME} into.")
+    target = folder.resolve() / FILE_NAME
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists. Choose another folder, or allow it to be replaced (overwrite).")
+    return target
+
+
+def load_datalist(path: str | PathLike[str]) -> dict[str, list[dict[str, str]]]:
+    """Read a datalist with absolute paths.
+
+    Args:
+        path: the JSON file, or the folder that holds it.
+
+    Returns:
+        dict with the keys labeled, unlabeled, validation, test; entries have `image`, `case_id`, `group_id`,
+        where known `class`, and `label` (or `hidden_label` in `unlabeled`) where a mask exists. Paths are absolute strings.
+
+    Raises:
+        FileNotFoundError: the datalist, or images or masks that it names, are not there.
+        ValueError: the file is no datalist.
+    """
+    file, content = _read_json(path)
+    parts = {part: [_absolute(entry, file.parent) for entry in content[part]] for part in PARTS}
+    names = (entry[key] for part in PARTS for entry in parts[part] for key in _PATH_KEYS if key in entry)
+    missing = [name for name in names if not os.path.isfile(name)]
+    if missing:
+        raise FileNotFoundError(
+            f"{file} names {len(missing)} files that are not there: {shorten(missing, 3)}. Its paths are relative "
+            "to its own folder: move it back beside the images, or prepare the dataset anew."
+        )
+    return parts
+
+
+def load_part(path: str | PathLike[str], part: str) -> list[dict[str, str]]:
+    """One list of `load_datalist`: "labeled", "unlabeled", "validation" or "test".
+
+    Raises:
+        ValueError: there is no such part; otherwise as `load_datalist`.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part is {part!r}, expected one of {', '.join(PARTS)}.")
+    return load_datalist(path)[part]
+
+
+def load_meta(path: str | PathLike[str]) -> dict[str, Any]:
+    """How the datalist was made: version, dataset, protocol, seeds, counts, sha256. Raises as `load_datalist`."""
+    return dict(_read_json(path)[1]["meta"])
+
+
+def summary(path: str | PathLike[str]) -> str:
+    """Short text table of a datalist: images per part and class, and how many groups of two images or more.
+
+    Args:
+        path: the JSON file, or the folder that holds it.
+    """
+    _, content = _read_json(path)
+    meta = content["meta"]
+    classes = sorted({entry.get("class", "-") for part in PARTS for entry in content[part]})
+    rows = [["part", "images", *classes, "groups", "in groups of 2+"]]
+    sizes = Counter(entry["group_id"] for part in PARTS for entry in content[part])
+    for part in PARTS:
+        entries = content[part]
+        per_class = Counter(entry.get("class", "-") for entry in entries)
+        shared = sum(sizes[entry["group_id"]] > 1 for entry in entries)
+        groups = len({entry["group_id"] for entry in entries})
+        rows.append([part, *map(str, (len(entries), *(per_class[name] for name in classes), groups, shared))])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    total = sum(len(content[part]) for part in PARTS)
+    head = f"{meta.get('dataset', 'dataset')}: {total} images, protocol {meta.get('protocol', '?')}, "
+    return "\n".join([f"{head}labeled {meta.get('labeled', '?')}, seed {meta.get('seed', '?')}", *lines])
+
+
+_PATH_KEYS = ("image", "label", "hidden_label")
+
+
+def _entry(record: Record, part: str, folder: Path, digests: dict[str, str]) -> dict[str, str]:
+    entry = {"image": _reference(record.image, folder, digests)}
+    if record.masks:
+        mask = record.masks[0] if len(record.masks) == 1 else _write_union(record, folder)
+        entry["hidden_label" if part == "unlabeled" else "label"] = _reference(mask, folder, digests)
+    entry["case_id"] = record.case_id
+    entry["group_id"] = record.group_id if record.group_id is not None else record.case_id
+    if record.class_name is not None:
+        entry["class"] = record.class_name
+    return entry
+
+
+def _write_union(record: Record, folder: Path) -> Path:
+    target = folder / LABEL_FOLDER / f"{record.case_id}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.fromarray(read_mask(record.masks).astype(np.uint8) * 255)
+    _replace_atomically(target, lambda stream: mask.save(stream, format="PNG"))
+    return target
+
+
+def _reference(path: Path, folder: Path, digests: dict[str, str]) -> str:
+    # only the parent is resolved: a file that is itself a link keeps the name that the user knows it by
+    absolute = path.parent.resolve() / path.name
+    try:
+        relative = Path(os.path.relpath(absolute, folder)).as_posix()
+    except ValueError:  # another drive under Windows
+        relative = absolute.as_posix()
+    if relative not in digests:
+        digests[relative] = hashlib.sha256(absolute.read_bytes()).hexdigest()
+    return relative
+
+
+def _absolute(entry: Mapping[str, str], folder: Path) -> dict[str, str]:
+    # os.path.normpath and not resolve(): a stat of every path component costs seconds on network drives
+    return {key: os.path.normpath(folder / value) if key in _PATH_KEYS else value for key, value in entry.items()}
+
+
+def _read_json(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    file = Path(path)
+    if file.is_dir():
+        file = file / FILE_NAME
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no datalist {file}. Make one with 'phnet prepare'.")
+    file = file.resolve()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is no JSON ({error}). Make a datalist with 'phnet prepare'.") from error
+    _check_content(file, content)
+    return file, content
+
+
+def _check_content(file: Path, content: Any) -> None:
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in PARTS):
+        raise ValueError(
+            f"{file} is no datalist: expected lists named {', '.join(PARTS)}. Make one with 'phnet prepare'."
+        )
+    version = content.setdefault("meta", {}).get("version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} is a datalist of version {version!r}, expected {FORMAT_VERSION}. Prepare the data anew."
+        )
+    for part in PARTS:
+        needed = {"image"} if part == "unlabeled" else {"image", "label"}
+        for number, entry in enumerate(content[part]):
+            if not isinstance(entry, dict) or not needed <= entry.keys():
+                raise ValueError(f"{file}: entry {number} of {part} lacks {' or '.join(sorted(needed))}: {entry!r}.")
+            entry.setdefault("case_id", entry["image"])
+            entry.setdefault("group_id", entry["case_id"])
+
+
+def _replace_atomically(target: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            write(stream)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

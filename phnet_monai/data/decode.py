@@ -1,0 +1,144 @@
+"""Image files to grey arrays and boolean masks, one definition for the whole project.
+
+Written on top of Pillow, because its plain conversion and the common medical readers disagree on what matters here:
+row order, EXIF orientation, palettes, transparency, and 16-bit images (which Pillow clips instead of scaling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""File name endings (lower case) that the layout readers take for images."""
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before they are unpacked: a few kilobytes of PNG can hold gigabytes of black."""
+
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class DecodeError(ValueError):
+    """A file is no image that can be read; the message names the file and what was found."""
+
+
+def read_image(path: str | PathLike[str]) -> np.ndarray:
+    """Read one picture as grey values.
+
+    Args:
+        path: PNG, JPEG, BMP or single-page TIFF; grey, colour, palette, CMYK, 1-, 8- or 16-bit, with or without alpha.
+
+    Returns:
+        uint8 array (H, W), rows first, as a viewer shows it: EXIF orientation applied, colour weighted by
+        ITU-R 601, alpha composed over black, 1-bit as 0/255, 16-bit divided by 65535 (not by its own maximum).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DecodeError: the file is empty, truncated, no image, too large or of a kind that has no defined grey scale.
+    """
+    values = _read_grey(Path(path))
+    if values.dtype == np.uint8:
+        return values
+    # rounds to nearest; the integer form keeps 65535 -> 255 and 0 -> 0 exact
+    return ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.ndarray:
+    """Read one mask, or the union of several masks of the same image.
+
+    Args:
+        path: one file or a non-empty sequence of files of one size.
+
+    Returns:
+        bool array (H, W): True where the value is positive and at least half of the brightest value in the file, so
+        that 0/1, 0/255, 16-bit and anti-aliased masks all mean the same.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DecodeError: a file cannot be read (as in `read_image`), or the masks differ in size.
+        ValueError: the sequence is empty.
+    """
+    paths = [Path(path)] if isinstance(path, (str, PathLike)) else [Path(one) for one in path]
+    if not paths:
+        raise ValueError("read_mask got an empty list of files; give one mask file or more.")
+    union = _binarise(_read_grey(paths[0]))
+    for other in paths[1:]:
+        mask = _binarise(_read_grey(other))
+        if mask.shape != union.shape:
+            raise DecodeError(
+                f"Masks of one image differ in size: {paths[0]} is {_size_text(union)}, {other} is {_size_text(mask)}. "
+                "Masks that are to be joined must have the size of their image."
+            )
+        union |= mask
+    return union
+
+
+def _binarise(values: np.ndarray) -> np.ndarray:
+    brightest = int(values.max())
+    return (values > 0) & (2 * values.astype(np.int64) >= brightest)
+
+
+def _read_grey(path: Path) -> np.ndarray:
+    """Grey values (H, W): uint8, or int32 within 0..65535 for 16-bit files."""
+    try:
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise DecodeError(f"{path} is empty (0 bytes). Copy the file again, or take it out of the folder.")
+            stream.seek(0)
+            with Image.open(stream) as image:
+                _check_size(path, image)
+                upright = ImageOps.exif_transpose(image)
+                values = _to_grey(path, upright)
+    except (DecodeError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # a broken file can raise nearly anything inside a decoder: OSError, SyntaxError, struct...
+        raise DecodeError(
+            f"{path} cannot be read as an image ({type(error).__name__}: {error}). Expected a complete PNG, JPEG, BMP "
+            "or TIFF file; copy it again, convert it, or take it out of the folder."
+        ) from error
+    return values
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DecodeError(
+            f"{path} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS // 1_000_000} million that "
+            "are read. An ultrasound frame has about one million; check the file or shrink it."
+        )
+    pages = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and pages > 1:
+        raise DecodeError(f"{path} holds {pages} pages, expected one picture. Save its pages as files of their own.")
+
+
+def _to_grey(path: Path, image: Image.Image) -> np.ndarray:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return _checked_sixteen_bit(path, np.asarray(image).astype(np.int32))
+    if image.mode == "F":
+        raise DecodeError(
+            f"{path} holds floating-point values, which have no defined white. Save it as 8- or 16-bit grey."
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        grey = np.asarray(rgba.convert("RGB").convert("L"), dtype=np.uint16)
+        alpha = np.asarray(rgba.getchannel("A"), dtype=np.uint16)
+        return ((grey * alpha + 127) // 255).astype(np.uint8)
+    if image.mode not in ("1", "L", "RGB"):
+        image = image.convert("RGB")
+    return np.array(image.convert("L"), dtype=np.uint8)
+
+
+def _checked_sixteen_bit(path: Path, values: np.ndarray) -> np.ndarray:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise DecodeError(f"{path} has values from {low} to {high}, expected 0 to 65535. Save it as 8- or 16-bit grey.")
+    return values
+
+
+def _size_text(array: np.ndarray) -> str:
+    return f"{array.shape[1]} x {array.shape[0]} (width x height)"

@@ -1,0 +1,202 @@
+"""Datasets and loaders: cached decoding, seeded weak views, labeled and unlabeled batches side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import CacheDataset
+from monai.transforms import Transform
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from phnet_monai.data.decode import read_image, read_mask
+from phnet_monai.transforms.fit import fitted_size
+from phnet_monai.transforms.weak_view import WeakView
+
+
+class DecodeLesion(Transform):
+    """Datalist entry -> `image` uint8 (H, W), `label` bool (H, W) if the entry has one, and its `case_id`, `class`.
+
+    Deterministic, so `CacheDataset` keeps its result.
+
+    Args:
+        longest: larger images are shrunk to this longest side (training: network size times the largest scale; the cache
+            then stays small and views are quick). None keeps the original size (evaluation).
+    """
+
+    def __init__(self, longest: int | None = None) -> None:
+        self.longest = longest
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        image = read_image(data["image"])
+        item: dict[str, Any] = {"case_id": str(data.get("case_id", data["image"]))}
+        if data.get("class") is not None:
+            item["class"] = data["class"]
+        if data.get("label"):
+            mask = read_mask(data["label"])
+            if mask.shape != image.shape:
+                raise ValueError(
+                    f"{data['label']}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {data['image']} has "
+                    f"{image.shape[1]} x {image.shape[0]}; they must be the same. Mend or remove the pair."
+                )
+            item["label"] = self._shrink(mask.astype(np.uint8) * 255) >= 128
+        item["image"] = self._shrink(image)
+        return item
+
+    def _shrink(self, image: np.ndarray) -> np.ndarray:
+        if self.longest is None or max(image.shape) <= self.longest:
+            return image
+        size = fitted_size(image.shape[0], image.shape[1], self.longest)
+        tensor = torch.from_numpy(image.astype(np.float32))[None, None]
+        small = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return small[0, 0].round().clamp(0, 255).byte().numpy()
+
+
+def training_dataset(
+    data: Sequence[dict[str, Any]], size: int, max_scale: float, cache_rate: float = 1.0
+) -> CacheDataset:
+    """Decoded training images, cached at the largest size that a weak view can ask for."""
+    return CacheDataset(
+        data=list(data), transform=DecodeLesion(longest=round(size * max_scale)), cache_rate=cache_rate, progress=False
+    )
+
+
+class WeakViewDataset(Dataset):
+    """Weak views of a dataset of decoded images; an item is asked for as (index, seed), so it can be repeated exactly."""
+
+    def __init__(self, dataset: Dataset, weak_view: WeakView, labeled: bool) -> None:
+        self.dataset, self.weak_view, self.labeled = dataset, weak_view, labeled
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
+        index, seed = item
+        data = self.dataset[index]
+        if self.labeled and "label" not in data:
+            raise ValueError(
+                f"{data['case_id']}: a labeled image without a mask; move it to `unlabeled` in the datalist"
+            )
+        return self.weak_view(data["image"], data["label"] if self.labeled else None, np.random.default_rng(seed))
+
+
+class EpochSampler(Sampler):
+    """`count` draws of (index, seed) an epoch: shuffled passes over the dataset, repeated as often as needed.
+
+    Depends on (seed, epoch) only; `set_epoch` before iterating.
+    """
+
+    def __init__(self, length: int, count: int, seed: int) -> None:
+        self.length, self.count, self.seed, self.epoch = length, count, seed, 1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        passes = -(-self.count // self.length)
+        order = np.concatenate([generator.permutation(self.length) for _ in range(passes)])[: self.count]
+        seeds = generator.integers(0, 2**63 - 1, size=self.count)
+        yield from zip(order.tolist(), seeds.tolist(), strict=True)
+
+
+class SemiSupervisedLoader:
+    """Batches `{"labeled": ..., "unlabeled": ...}` of weak views; an epoch is one pass over the longer list.
+
+    Args:
+        labeled, unlabeled: datasets of decoded images; `unlabeled` may be None or empty.
+        weak_view: the random view of every image.
+        batch_size: labeled images per step; unlabeled_batch_size: unlabeled ones (None: the same).
+        use_unlabeled: False leaves the unlabeled batches out but keeps the number of steps (supervised-only runs).
+        epoch_length: steps per epoch; None: max(labeled // batch_size, unlabeled // unlabeled_batch_size), at least 1.
+        num_workers: loader processes for each list; the views do not depend on it.
+
+    Raises:
+        ValueError: no labeled image, or batch sizes below 1.
+    """
+
+    def __init__(
+        self,
+        labeled: Dataset,
+        unlabeled: Dataset | None,
+        weak_view: WeakView,
+        *,
+        batch_size: int = 4,
+        unlabeled_batch_size: int | None = None,
+        use_unlabeled: bool = True,
+        epoch_length: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        unlabeled_batch_size = unlabeled_batch_size or batch_size
+        if batch_size < 1 or unlabeled_batch_size < 1:
+            raise ValueError(f"batch sizes are {batch_size} and {unlabeled_batch_size}, expected at least 1")
+        count = 0 if unlabeled is None else len(unlabeled)  # type: ignore[arg-type]
+        if len(labeled) == 0:  # type: ignore[arg-type]
+            raise ValueError("the labeled list of the datalist is empty; prepare it again with more labeled images")
+        longest = max(len(labeled) // batch_size, count // unlabeled_batch_size)  # type: ignore[arg-type]
+        self.epoch_length = epoch_length or max(1, longest)
+        self.samplers: list[EpochSampler] = []
+        self.labeled = self._loader(labeled, weak_view, True, batch_size, num_workers, 2 * seed)
+        self.unlabeled: DataLoader | None = None
+        if use_unlabeled and unlabeled is not None and count:
+            self.unlabeled = self._loader(unlabeled, weak_view, False, unlabeled_batch_size, num_workers, 2 * seed + 1)
+
+    def _loader(
+        self, dataset: Dataset, weak_view: WeakView, labeled: bool, batch_size: int, num_workers: int, seed: int
+    ) -> DataLoader:
+        sampler = EpochSampler(len(dataset), self.epoch_length * batch_size, seed)  # type: ignore[arg-type]
+        self.samplers.append(sampler)
+        return DataLoader(
+            WeakViewDataset(dataset, weak_view, labeled),
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.epoch_length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.unlabeled is None:
+            for labeled in self.labeled:
+                yield {"labeled": labeled}
+            return
+        for labeled, unlabeled in zip(self.labeled, self.unlabeled, strict=True):
+            yield {"labeled": labeled, "unlabeled": unlabeled}
+
+
+def as_list(batch: list[Any]) -> list[Any]:
+    """Collate function that keeps images of different sizes as a list."""
+    return batch
+
+
+def evaluation_dataset(data: Sequence[dict[str, Any]], cache_rate: float = 1.0) -> CacheDataset:
+    """Decoded images and masks at their original size.
+
+    Raises:
+        ValueError: an image without a mask.
+    """
+    missing = [item["image"] for item in data if not item.get("label")]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} images to evaluate have no mask, e.g. {missing[0]}; give masks or another part"
+        )
+    return CacheDataset(data=list(data), transform=DecodeLesion(), cache_rate=cache_rate, progress=False)
+
+
+def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int = 0) -> DataLoader:
+    """Lists of `batch_size` decoded images, in order."""
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=as_list, num_workers=num_workers)

@@ -1,0 +1,177 @@
+"""From a folder in its original layout to a datalist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from phnet_monai.data.busi import read_busi
+from phnet_monai.data.datalist import check_target, write_datalist
+from phnet_monai.data.decode import DecodeError, read_image, read_mask
+from phnet_monai.data.folder import read_folder
+from phnet_monai.data.near_duplicates import near_duplicate_groups
+from phnet_monai.data.records import Record
+from phnet_monai.data.splits import check_split_arguments, make_splits
+from phnet_monai.data.union_find import components
+
+_LISTED = 20
+
+
+def prepare_busi(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    protocol: str = "grouped",
+    labeled: str | int | float = "1/8",
+    seed: int = 0,
+    split_seed: int | None = None,
+    normals: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Divide BUSI and write its datalist.
+
+    Args:
+        source: BUSI in its original layout, see `read_busi`.
+        out: folder for `datalist.json` and the joined masks.
+        protocol: "grouped" (near-duplicates stay on one side) or "paper" (random, leaks), see `make_splits`.
+        labeled: fraction of the training images, or number of images, that show their mask.
+        seed: draw of the labeled images.
+        split_seed: draw of the parts; `seed` where not given.
+        normals: include the images without lesion.
+        overwrite: replace a datalist that is there.
+        progress: show progress bars on standard error.
+
+    Returns:
+        path of the datalist.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: see `read_busi`, `write_datalist`, `make_splits`; arguments are
+            checked before images are read. DecodeError (a ValueError) lists the files that cannot be read.
+    """
+    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed)
+    check_target(out, overwrite=overwrite)
+    records = read_busi(source, normals=normals)
+    about = {"dataset": "BUSI", "normals": normals}
+    return prepare_records(
+        records,
+        out,
+        about=about,
+        protocol=protocol,
+        labeled=labeled,
+        seed=seed,
+        split_seed=split_seed,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def prepare_folder(
+    images: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    masks: str | PathLike[str] | None = None,
+    protocol: str = "grouped",
+    labeled: str | int | float = "1/8",
+    seed: int = 0,
+    split_seed: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Divide any folder of images and masks and write its datalist.
+
+    Args:
+        images: folder of images, or folder with the subfolders `images/` and `masks/`, see `read_folder`.
+        masks: folder of masks; images without one are only ever unlabeled.
+
+    The other arguments, the return value and the errors are those of `prepare_busi`.
+    """
+    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed)
+    check_target(out, overwrite=overwrite)
+    records = read_folder(images, masks)
+    about = {"dataset": Path(images).resolve().name}
+    return prepare_records(
+        records,
+        out,
+        about=about,
+        protocol=protocol,
+        labeled=labeled,
+        seed=seed,
+        split_seed=split_seed,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def prepare_records(
+    records: Sequence[Record],
+    out: str | PathLike[str],
+    *,
+    about: dict[str, Any],
+    protocol: str,
+    labeled: str | int | float,
+    seed: int,
+    split_seed: int | None,
+    overwrite: bool,
+    progress: bool,
+) -> Path:
+    """Check, group, divide and write: what all layouts have in common. Returns the path of the datalist."""
+    check_files(records, progress=progress)
+    records = group_records(records, progress=progress)
+    parts = make_splits(records, protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed)
+    meta = {
+        **about,
+        "protocol": protocol,
+        "labeled": labeled,
+        "seed": seed,
+        "split_seed": seed if split_seed is None else split_seed,
+    }
+    return write_datalist(parts, out, meta=meta, overwrite=overwrite, progress=progress)
+
+
+def check_files(records: Sequence[Record], *, progress: bool = True) -> None:
+    """Read every image and mask once, so that a bad file is found now and not in the middle of a training.
+
+    Raises:
+        DecodeError: lists the files (first 20) that cannot be read, and masks whose size is not that of their image.
+    """
+    problems = []
+    for record in tqdm(records, desc="reading", disable=not progress, leave=False):
+        try:
+            shape = read_image(record.image).shape
+            for mask in record.masks:
+                found = read_mask(mask).shape
+                if found != shape:
+                    problems.append(f"{mask} is {found[1]} x {found[0]}, its image is {shape[1]} x {shape[0]}.")
+        except DecodeError as error:
+            problems.append(str(error))
+    if problems:
+        listed = "\n".join(problems[:_LISTED])
+        raise DecodeError(f"{len(problems)} files cannot be used; repair or remove them:\n{listed}")
+
+
+def group_records(records: Sequence[Record], *, progress: bool = True) -> list[Record]:
+    """Join near-duplicates, and images that share a `group_id` already (one patient), into groups.
+
+    Returns:
+        the records with every `group_id` set: "g0001" and so on, in the order of the records.
+    """
+    found = near_duplicate_groups([record.image for record in records], progress=progress)
+    groups = _join(found, [record.group_id for record in records])
+    return [replace(record, group_id=f"g{group + 1:04d}") for record, group in zip(records, groups, strict=True)]
+
+
+def _join(found: Sequence[int], known: Sequence[str | None]) -> list[int]:
+    """Number the connected components of images that share either kind of group."""
+    first: dict[object, int] = {}
+    pairs = []
+    for index, keys in enumerate(zip(found, known, strict=True)):
+        for kind, key in enumerate(keys):
+            if key is not None:
+                pairs.append((first.setdefault((kind, key), index), index))
+    return components(len(found), pairs)

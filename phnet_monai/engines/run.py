@@ -1,0 +1,214 @@
+"""Runs of the bundle's configs from Python and from the command line, with every name checked first."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.utils import optional_import
+
+SEPARATOR = "#"
+COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
+
+
+class ConfigError(ValueError):
+    """A configuration names something that does not exist."""
+
+
+def bundle_folder() -> Path:
+    """The bundle: inside the installed package (wheel), or beside it (checkout, editable install)."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "bundle", package.parent / "bundle"):
+        if (folder / "configs" / "train.json").is_file():
+            return folder
+    raise FileNotFoundError(f"no bundle with configs/train.json in {package} or beside it; reinstall phnet-monai")
+
+
+def overlay(kind: str, name: str) -> Path:
+    """Path of a shipped overlay: `kind` is `profiles` or `methods`.
+
+    Raises:
+        ConfigError: unknown name; lists the known ones.
+    """
+    folder = bundle_folder() / "configs" / kind
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
+        raise ConfigError(f"{kind.removesuffix('s')} {name!r} does not exist; choose one of: {known}")
+    return path
+
+
+def compose(base: Path, overlays: Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None) -> ConfigParser:
+    """Base config with overlay files and single values laid over it in order.
+
+    Names are ids as in MONAI (`apa#threshold`); every one must exist in the config, or be an argument of the component
+    that it points into. MONAI itself accepts misspelt ones silently.
+
+    Raises:
+        FileNotFoundError, ConfigError.
+    """
+    config = _read_json(base)
+    layers = [(str(path), _read_json(Path(path))) for path in overlays]
+    layers.append(("command line", dict(overrides or {})))
+    parser = ConfigParser(config)
+    for origin, values in layers:
+        for key, value in values.items():
+            _check_id(parser.get(), key, origin)
+            parser[key] = value
+    return parser
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such config file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a JSON object with ids as keys, found a {type(content).__name__}")
+    return content
+
+
+def _check_id(config: Any, key: str, origin: str) -> None:
+    node, walked = config, []
+    for part in key.split(SEPARATOR):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict) and part in node:
+            node = node[part]
+        elif isinstance(node, dict) and part in _arguments(node):
+            return
+        else:
+            known = list(node) + list(_arguments(node)) if isinstance(node, dict) else []
+            close = difflib.get_close_matches(part, [k for k in known if k not in COMPONENT_KEYS], n=1)
+            where = f"in {SEPARATOR.join(walked)!r}" if walked else "at the top"
+            hint = f"; did you mean {SEPARATOR.join([*walked, close[0]])!r}?" if close else ""
+            raise ConfigError(f"{origin}: {key!r} does not exist: there is no {part!r} {where} of the config{hint}")
+        walked.append(part)
+
+
+def _arguments(node: dict[str, Any]) -> tuple[str, ...]:
+    """Names that a component dictionary may have: the arguments of its `_target_`."""
+    target = node.get("_target_")
+    if not isinstance(target, str) or "." not in target:
+        return COMPONENT_KEYS if target else ()
+    module, _, name = target.rpartition(".")
+    found, exists = optional_import(module, name=name)
+    if not exists:
+        return COMPONENT_KEYS
+    return (*COMPONENT_KEYS, *inspect.signature(found).parameters)
+
+
+def run(parser: ConfigParser) -> None:
+    """`initialize`, then `run`, as `python -m monai.bundle run` does."""
+    parser.parse()
+    for name in ("initialize", "run"):
+        if name in parser:
+            parser.get_parsed_content(name)
+
+
+def train_run(
+    datalist: str | Path,
+    out: str | Path,
+    *,
+    profile: str = "cpu",
+    method: str = "phnet",
+    config: Sequence[str | Path] = (),
+    seed: int = 0,
+    init: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    amp: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train by `train.json` with a profile, a method and further overlays; see `phnet train --help`.
+
+    Returns:
+        `{"best": {"score", "epoch"}, "last": {...}, "out"}`, also written to `out`/run.json beside the composed config.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ConfigError, CheckpointError: before any work starts.
+    """
+    from phnet_monai.data import load_datalist
+    from phnet_monai.networks import read_checkpoint
+
+    out = Path(out)
+    load_datalist(datalist)
+    if init is not None:
+        read_checkpoint(init)
+    if (out / "last.pt").is_file() and not resume:
+        raise FileExistsError(f"{out / 'last.pt'}: a run was saved here before; use --resume, or another folder")
+    values = {
+        "datalist": str(Path(datalist).resolve()),
+        "output_dir": str(out.resolve()),
+        "seed": seed,
+        "init": None if init is None else str(Path(init).resolve()),
+        "resume": resume,
+        "amp": amp,
+        **({} if device == "auto" else {"device": device}),
+        **(overrides or {}),
+    }
+    parser = compose(
+        bundle_folder() / "configs" / "train.json", [overlay("profiles", profile), overlay("methods", method), *config], values
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / "config.json", parser.get())
+    run(parser)
+    saved = parser.get_parsed_content("checkpoints")
+    result = {
+        "best": {"score": saved.best_score, "epoch": saved.best_epoch},
+        "last": {"score": saved.last_score, "epoch": parser.get_parsed_content("max_epochs")},
+        "score": saved.score,
+        "out": str(out),
+    }
+    _write_json(out / "run.json", result)
+    return result
+
+
+def evaluate_run(
+    checkpoint: str | Path,
+    datalist: str | Path,
+    out: str | Path,
+    *,
+    part: str = "test",
+    device: str = "auto",
+    batch_size: int = 8,
+    which: str = "teacher",
+) -> dict[str, Any]:
+    """Evaluate a checkpoint by `evaluate.json` at the original image size; network and sizes come from the checkpoint.
+
+    Returns:
+        The summary that is also in `out`/summary.json; `out`/per_image.csv has one row per image.
+    """
+    from phnet_monai.data import load_part
+    from phnet_monai.networks import load_checkpoint
+
+    _, info = load_checkpoint(checkpoint, which=which)
+    load_part(datalist, part)
+    values = {
+        "checkpoint": str(Path(checkpoint).resolve()),
+        "which": which,
+        "datalist": str(Path(datalist).resolve()),
+        "output_dir": str(Path(out).resolve()),
+        "part": part,
+        "size": info["input"]["size"],
+        "pad_value": info["input"]["pad_value"],
+        "batch_size": batch_size,
+        "network_def": {"_target_": "phnet_monai.networks.PHNet", **info["network"], "embedding_size": None},
+        **({} if device == "auto" else {"device": device}),
+    }
+    run(compose(bundle_folder() / "configs" / "evaluate.json", (), values))
+    return json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

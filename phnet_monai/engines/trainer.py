@@ -1,0 +1,197 @@
+"""The semi-supervised trainer: every method is this step with other views and other loss terms."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.trainer import Trainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor, nn
+
+from phnet_monai.engines.step import LABELED, UNLABELED, Output, SemiSupervisedEvents, Step, View
+from phnet_monai.losses import masked_cross_entropy
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term is NaN or infinite; raised before the weights are touched."""
+
+
+class SemiSupervisedTrainer(Trainer):
+    """Trains a student on labeled and unlabeled views (DESIGN of the step: `phnet_monai.engines.step`).
+
+    Args:
+        device: torch device.
+        max_epochs: T, labeled-only epochs included.
+        train_data_loader: `SemiSupervisedLoader`, or any iterable with `epoch_length` batches
+            `{"labeled": {"image", "label", "valid"}, "unlabeled": {"image", "valid"}}` an epoch; `unlabeled` may be absent.
+        network: the student, a `PHNet` (or a module with `forward_features`).
+        optimizer: of the student's parameters.
+        teacher: network that labels the weak unlabeled images; None: the student itself, in eval mode.
+        pretrain_epochs: labeled-only epochs at the start (10 of 200 in the paper).
+        unlabeled_weight: lambda_u of Eq. 3.
+        unlabeled_norm: `reduction` of `masked_cross_entropy` for the unlabeled view.
+        epoch_length: steps per epoch; None takes the loader's.
+        train_handlers: handlers; None entries (disabled by an overlay) are dropped.
+        inferer: how the student is called.
+        amp: None, `bf16` or `fp16` (with gradient scaling; CUDA only).
+        channels_last: memory format of networks and images.
+        seed: randomness of an epoch depends on (seed, epoch) only, so that a resumed run repeats it.
+
+    Raises:
+        NonFiniteLossError: during `run`, before backward; names the terms.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable[dict[str, Any]],
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        teacher: nn.Module | None = None,
+        pretrain_epochs: int = 0,
+        unlabeled_weight: float = 1.0,
+        unlabeled_norm: str = "valid",
+        epoch_length: int | None = None,
+        train_handlers: Sequence[Any] | None = None,
+        inferer: Inferer | None = None,
+        amp: str | None = None,
+        channels_last: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if amp is not None and amp not in AMP_TYPES:
+            raise ValueError(f"SemiSupervisedTrainer: amp is {amp!r}, expected null, 'bf16' or 'fp16'")
+        device = torch.device(device)
+        if amp == "fp16" and device.type != "cuda":
+            raise ValueError(f"SemiSupervisedTrainer: amp 'fp16' needs a CUDA device, found {device}; use 'bf16' or null")
+        if not 0 <= pretrain_epochs <= max_epochs:
+            raise ValueError(f"pretrain_epochs is {pretrain_epochs}, expected 0 ... max_epochs = {max_epochs}")
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(device=device, memory_format=self.format)  # type: ignore[call-overload]
+        self.teacher = None if teacher is None else teacher.to(device=device, memory_format=self.format)  # type: ignore
+        self.optimizer, self.inferer = optimizer, inferer or SimpleInferer()
+        self.pretrain_epochs, self.unlabeled_weight = pretrain_epochs, unlabeled_weight
+        self.unlabeled_norm, self.seed = unlabeled_norm, seed
+        self.amp_type = AMP_TYPES[amp] if amp else None
+        self.generator = torch.Generator()
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            event_names=[SemiSupervisedEvents],
+            decollate=False,
+        )
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.add_event_handler(Events.EPOCH_STARTED, SemiSupervisedTrainer._start_epoch)
+        self._register_handlers([handler for handler in train_handlers or () if handler is not None])
+
+    @property
+    def pretraining(self) -> bool:
+        """True during the labeled-only epochs."""
+        return self.state.epoch <= self.pretrain_epochs
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Context of every forward pass, the handlers' included."""
+        if self.amp_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.state.device.type, dtype=self.amp_type)
+
+    @torch.no_grad()
+    def teacher_probabilities(self, image: Tensor) -> Tensor:
+        """Teacher in eval mode on (B, 1, H, W) -> float32 probabilities (B, C, H, W), without gradient."""
+        network = self.network if self.teacher is None else self.teacher
+        training = network.training
+        network.eval()
+        with self.autocast():
+            logits = network(image)
+        network.train(training)
+        return logits.float().softmax(dim=1)
+
+    def _start_epoch(self) -> None:
+        epoch_seed = self.seed * 1_000_003 + self.state.epoch
+        torch.manual_seed(epoch_seed)  # dropout
+        self.generator.manual_seed(epoch_seed)
+        if hasattr(self.data_loader, "set_epoch"):
+            self.data_loader.set_epoch(self.state.epoch)
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, float]:
+        step = self.state.step = Step()
+        self._prepare_views(step, batchdata)
+        self.fire_event(SemiSupervisedEvents.VIEWS_PREPARED)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            self._forward(step)
+        for name, view in step.views.items():
+            norm = "valid" if name == LABELED else self.unlabeled_norm
+            loss = masked_cross_entropy(step.outputs[name].logits, view.target, view.weight, view.valid, norm)  # type: ignore
+            step.add_loss(name, loss, 1.0 if name == LABELED else self.unlabeled_weight)
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        total = step.total_loss()
+        self._refuse_nonfinite(step, total)
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self.grad_scaler.scale(total).backward()
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        step.scalars["rate"] = self.optimizer.param_groups[0]["lr"]
+        return self._summary(step, total)
+
+    def _prepare_views(self, step: Step, batch: dict[str, Any]) -> None:
+        labeled = self._to_device(batch[LABELED])
+        ones = torch.ones_like(labeled["valid"], dtype=torch.float32)
+        step.views[LABELED] = View(labeled["image"], labeled["label"], ones, labeled["valid"])
+        if not self.pretraining and batch.get(UNLABELED) is not None:
+            unlabeled = self._to_device(batch[UNLABELED])
+            probs = step.teacher_probs = self.teacher_probabilities(unlabeled["image"])
+            ones = torch.ones_like(unlabeled["valid"], dtype=torch.float32)
+            step.views[UNLABELED] = View(unlabeled["image"], probs.argmax(dim=1), ones, unlabeled["valid"])
+        step.weak = dict(step.views)
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        move = partial(torch.Tensor.to, device=self.state.device, non_blocking=True)
+        moved = {name: move(value) for name, value in batch.items() if isinstance(value, Tensor)}
+        moved["image"] = moved["image"].to(memory_format=self.format)  # type: ignore[call-overload]
+        return moved
+
+    def _forward(self, step: Step) -> None:
+        """One student pass over all views, concatenated, so that batch statistics are shared."""
+        names = list(step.views)
+        sizes = [len(step.views[name].image) for name in names]
+        images = torch.cat([step.views[name].image for name in names])
+        logits, embedding = self.inferer(images, self._features())
+        embeddings = [None] * len(names) if embedding is None else embedding.split(sizes)
+        for name, part, embedded in zip(names, logits.split(sizes), embeddings, strict=True):
+            step.outputs[name] = Output(part, embedded)
+
+    def _features(self) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        if hasattr(self.network, "forward_features"):
+            return self.network.forward_features  # type: ignore[return-value]
+        return lambda images: (self.network(images), None)
+
+    def _refuse_nonfinite(self, step: Step, total: Tensor) -> None:
+        if torch.isfinite(total):
+            return
+        terms = ", ".join(f"{name} = {float(value)}" for name, value in step.losses.items())
+        raise NonFiniteLossError(
+            f"epoch {self.state.epoch}, iteration {self.state.iteration}: the loss is not finite ({terms}). Nothing of this "
+            "step was kept and no checkpoint of it is written. Lower the learning rate, use amp null or bf16, and check "
+            "the images for constant or broken files."
+        )
+
+    @staticmethod
+    def _summary(step: Step, total: Tensor) -> dict[str, float]:
+        """Scalars of the step: `loss`, `loss_<term>` for every term, and what handlers left in `scalars`."""
+        values = {"loss": total, **{f"loss_{name}": value for name, value in step.losses.items()}, **step.scalars}
+        return {name: float(value.detach()) if isinstance(value, Tensor) else float(value) for name, value in values.items()}

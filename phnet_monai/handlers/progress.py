@@ -1,0 +1,42 @@
+"""Progress bar over all epochs, on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+
+class Progress:
+    """One tqdm bar for the whole run, with the current loss and the newest validation Dice.
+
+    Shown on a terminal only, unless `always`; a log file gets no bar.
+    """
+
+    def __init__(self, *, always: bool = False) -> None:
+        self.always, self.bar = always, None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def start(self, engine: Engine) -> None:
+        self.bar = tqdm(
+            total=engine.state.max_epochs * engine.state.epoch_length,
+            initial=engine.state.iteration,
+            desc="train",
+            unit="step",
+            file=sys.stderr,
+            disable=None if not self.always else False,
+        )
+
+    def step(self, engine: Engine) -> None:
+        assert self.bar is not None
+        self.bar.update()
+        self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{engine.state.output['loss']:.3f}", refresh=False)
+
+    def close(self, engine: Engine) -> None:
+        assert self.bar is not None
+        self.bar.close()

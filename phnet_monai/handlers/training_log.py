@@ -1,0 +1,111 @@
+"""What one can follow of a run: TensorBoard scalars and image panels, and `history.jsonl` for plots."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from phnet_monai.engines.step import UNLABELED, Step
+from phnet_monai.transforms.patches import expand_patches
+
+
+class TrainingLog:
+    """Logs every scalar of the steps, the validation metrics, and image panels of the unlabeled view.
+
+    TensorBoard (`folder`/tensorboard): `train/<name>` every `interval` steps, `validation/<name>` every epoch that
+    validates, `panels` every `panel_epochs` epochs. `folder`/history.jsonl: one line an epoch, means over its steps.
+
+    Attach after the validation handler and before `SaveCheckpoints`.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, evaluator: Engine | None = None, interval: int = 10, panel_epochs: int = 1
+    ) -> None:
+        if interval < 1 or panel_epochs < 0:
+            raise ValueError(f"TrainingLog: interval {interval}, panel_epochs {panel_epochs}; expected >= 1 and >= 0")
+        self.folder, self.evaluator = Path(folder), evaluator
+        self.interval, self.panel_epochs = interval, panel_epochs
+        self.writer: SummaryWriter | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.log_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_epoch)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_and_raise)
+
+    def start(self, engine: Engine) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=engine.state.iteration + 1)
+
+    def log_step(self, engine: Engine) -> None:
+        for name, value in engine.state.output.items():
+            self.sums[name] += value
+            self.counts[name] += 1
+            if engine.state.iteration % self.interval == 0 and self.writer is not None:
+                self.writer.add_scalar(f"train/{name}", value, engine.state.iteration)
+
+    def log_epoch(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        row: dict[str, object] = {"epoch": epoch, "iteration": engine.state.iteration}
+        row["train"] = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
+        metrics = {} if self.evaluator is None else dict(self.evaluator.state.metrics)
+        if metrics:
+            row["validation"] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        assert self.writer is not None
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"validation/{name}", value, engine.state.iteration)
+        if self.panel_epochs and epoch % self.panel_epochs == 0 and engine.state.step.patches is not None:
+            self.writer.add_image("panels", panels(engine.state.step), engine.state.iteration)
+        self.writer.flush()
+        with open(self.folder / "history.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._reset()
+
+    def close(self, engine: Engine) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def _close_and_raise(self, engine: Engine, error: BaseException) -> None:
+        self.close(engine)
+        raise error
+
+
+def panels(step: Step, images: int = 4) -> Tensor:
+    """Pictures of the unlabeled view, one row per image: uint8 (3, rows * H, 6 * W).
+
+    Columns: weak view; hardness map; shielded (green) and cut (red) patches; mixed view; pseudo-label (lesion red, with
+    what the threshold drops darkened); confidence.
+    """
+    plan, view, weak = step.patches, step.views[UNLABELED], step.weak[UNLABELED]
+    assert plan is not None
+    size = view.valid.shape[-2:]
+    grey = weak.image[:images].float().expand(-1, 3, -1, -1)
+    mixed = view.image[:images].float().expand(-1, 3, -1, -1)
+    hardness = expand_patches(plan.hardness[:images], size).unsqueeze(1).expand(-1, 3, -1, -1)
+    shielded = expand_patches(plan.shielded[:images], size)
+    cut = ~expand_patches(plan.keep_mask[:images], size)
+    patches = _tint(_tint(grey, shielded, (0.0, 1.0, 0.0)), cut, (1.0, 0.0, 0.0))
+    label = _tint(mixed, plan.pseudo_label[:images] > 0, (1.0, 0.0, 0.0))
+    label = label * (0.35 + 0.65 * view.weight[:images].clamp(max=1.0)).unsqueeze(1)
+    confidence = plan.confidence[:images].unsqueeze(1).expand(-1, 3, -1, -1)
+    rows = torch.cat([grey, hardness, patches, mixed, label, confidence], dim=3)
+    return (torch.cat(list(rows), dim=1).clamp(0, 1) * 255).byte().cpu()
+
+
+def _tint(image: Tensor, mask: Tensor, colour: tuple[float, float, float]) -> Tensor:
+    """Half-transparent colour where `mask`: image (B, 3, H, W), mask (B, H, W)."""
+    tinted = 0.6 * image + 0.4 * image.new_tensor(colour).view(1, 3, 1, 1)
+    return torch.where(mask.unsqueeze(1), tinted, image)

@@ -1,0 +1,169 @@
+"""From grey images of any size to lesion probabilities of the same size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from phnet_monai.transforms.fit import fit_image, unfit_probs
+
+LESION = 1
+"""Channel of the lesion in the network's output; 0 is background."""
+
+
+class Predictor:
+    """A trained network together with how images are brought to its input size and back.
+
+    Args:
+        network: module (B, 1, S, S) in [0, 1] -> logits (B, 2, S, S). It is moved to `device` and set to
+            eval mode.
+        size: side S of the network's input, in pixels.
+        pad_value: grey in [0, 1] that fills the square beside the image, as in training.
+        device: name of a torch device, or "auto" for the first GPU where there is one.
+        batch_size: images per forward pass.
+        channels_last: keep weights and images in the memory layout that convolutions prefer; the results
+            differ by rounding only.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        size: int,
+        pad_value: float,
+        device: str | torch.device = "cpu",
+        batch_size: int = 8,
+        channels_last: bool = True,
+    ) -> None:
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"size and batch_size must be at least 1, found {size} and {batch_size}")
+        if not 0 <= pad_value <= 1:
+            raise ValueError(f"pad_value must be a grey in [0, 1], found {pad_value}")
+        self.device = pick_device(device)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(self.device).to(memory_format=self.layout).eval()
+        self.size = size
+        self.pad_value = float(pad_value)
+        self.batch_size = batch_size
+        self.settings: dict[str, Any] = {"size": size, "pad_value": self.pad_value}
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "auto",
+        *,
+        batch_size: int = 8,
+        channels_last: bool = True,
+        which: str = "teacher",
+    ) -> Predictor:
+        """The predictor of a checkpoint written by `phnet train`; `which` is "teacher" or "student".
+
+        Raises:
+            FileNotFoundError, CheckpointError (a ValueError): the file is missing or no such checkpoint.
+            ValueError: the device is not there.
+        """
+        from phnet_monai.networks import load_checkpoint
+
+        device = pick_device(device)  # before the file is read: a wrong name is answered at once
+        network, info = load_checkpoint(path, device=device, which=which)
+        predictor = cls(
+            network,
+            size=int(info["input"]["size"]),
+            pad_value=float(info["input"]["pad_value"]),
+            device=device,
+            batch_size=batch_size,
+            channels_last=channels_last,
+        )
+        checkpoint = {"model": Path(path).name, "model_sha256": sha256_of(path), "which": which}
+        predictor.settings = {**checkpoint, **predictor.settings}
+        return predictor
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Probability of lesion per pixel.
+
+        Args:
+            images: uint8 arrays (H, W) of any sizes, as `phnet_monai.data.decode.read_image` returns them.
+
+        Returns:
+            one float32 array (H, W) in [0, 1] per image, of the image's own size and orientation.
+
+        Raises:
+            ValueError: an image is no uint8 (H, W) array with pixels, or the network gave NaN or infinite
+                values.
+        """
+        for index, image in enumerate(images):
+            check_image(image, name=f"images[{index}]")
+        return [probs for batch in chunks(images, self.batch_size) for probs in self._predict_batch(batch)]
+
+    @torch.inference_mode()
+    def _predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        fitted = torch.stack([fit_image(image, self.size, self.pad_value) for image in images])
+        logits = self.network(fitted.to(device=self.device, memory_format=self.layout))
+        probs = lesion_probs(logits).cpu()
+        return [restore(one, image.shape) for one, image in zip(probs, images, strict=True)]
+
+
+def lesion_probs(logits: Tensor) -> Tensor:
+    """Logits (B, 2, S, S) -> probability of lesion, float32 (B, S, S).
+
+    Raises:
+        ValueError: another shape, or values that are NaN or infinite (they would pass for background).
+    """
+    if logits.ndim != 4 or logits.shape[1] != 2:
+        raise ValueError(f"the network gave shape {tuple(logits.shape)}, expected (B, 2, S, S)")
+    probs = torch.softmax(logits.float(), dim=1)[:, LESION]
+    if not bool(torch.isfinite(probs).all()):
+        raise ValueError("the network gave NaN or infinite values: the training diverged, or the file is damaged")
+    return probs
+
+
+def restore(probs: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Probability (S, S) of the fitted image -> float32 (H, W) of the original."""
+    height, width = shape
+    return unfit_probs(probs.unsqueeze(0), (height, width))[0].clamp(0, 1).numpy()
+
+
+def check_image(image: Any, *, name: str = "image") -> None:
+    """Raise ValueError unless `image` is a uint8 array (H, W) with pixels."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 2 or image.size == 0:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"{name}: expected a uint8 array (H, W) with pixels, found {found}")
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive slices of `size` items; the last one may be shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The torch device called `name`; "auto" is the first CUDA GPU, or else the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or the machine lacks it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"device {str(name)!r} cannot be used ({reason}); use auto, cpu or cuda") from error
+    return device
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,7 @@
+"""Losses: masked cross-entropy, hard-patch contrast and its memory bank."""
+
+from phnet_monai.losses.contrast import HardPatchContrastiveLoss, class_contrast
+from phnet_monai.losses.masked import masked_cross_entropy
+from phnet_monai.losses.memory_bank import MemoryBank
+
+__all__ = ["HardPatchContrastiveLoss", "MemoryBank", "class_contrast", "masked_cross_entropy"]

@@ -1,0 +1,139 @@
+"""Hard-patch contrastive loss (paper, Sec. 3.4, Eqs. 10 to 15)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phnet_monai.losses.memory_bank import MemoryBank
+from phnet_monai.networks.phnet import embedding_at
+
+
+def class_contrast(
+    anchors: Tensor, positive: Tensor, negatives: Tensor, temperature: float, use_log: bool = True
+) -> Tensor:
+    """One class of Eq. 15, averaged over the anchors.
+
+    With s(a, b) = cosine(a, b) / temperature and q = exp s(a, z+) / (exp s(a, z+) + sum over z- of exp s(a, z-)),
+    the value is mean(-log q), or mean(-q) with `use_log=False` (the formula as printed, without its logarithm).
+
+    Args:
+        anchors: (A, D), A >= 1. positive: (D,). negatives: (M, D), M >= 1. None need be normalised.
+        temperature: tau > 0.
+
+    Returns:
+        Scalar, float32. Memory is O(A * M).
+
+    Raises:
+        ValueError: no anchor or no negative, or temperature <= 0.
+    """
+    if temperature <= 0:
+        raise ValueError(f"class_contrast: temperature is {temperature}, expected > 0")
+    if anchors.shape[0] == 0 or negatives.shape[0] == 0:
+        raise ValueError(
+            f"class_contrast: {anchors.shape[0]} anchors and {negatives.shape[0]} negatives; need both"
+        )
+    anchors, positive, negatives = (F.normalize(x.float(), dim=-1) for x in (anchors, positive, negatives))
+    similar = (anchors @ positive).unsqueeze(1) / temperature
+    others = anchors @ negatives.T / temperature
+    log_share = (similar - torch.logsumexp(torch.cat([similar, others], dim=1), dim=1, keepdim=True)).squeeze(
+        1
+    )
+    return -(log_share if use_log else log_share.exp()).mean()
+
+
+def sample_index(mask: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """At most `count` positions of True in `mask`, without repetition: flat int64 indices, (min(count, True),)."""
+    index = mask.flatten().nonzero().squeeze(1)
+    if len(index) <= count:
+        return index
+    where = generator.device if generator is not None else torch.device("cpu")
+    return index[torch.randperm(len(index), generator=generator, device=where)[:count].to(index.device)]
+
+
+class HardPatchContrastiveLoss(nn.Module):
+    """Samples anchors and negatives among the reliable pixels of hard patches and sums Eq. 15 over the classes.
+
+    Args:
+        temperature: tau, 0.5 in the paper.
+        anchors_per_class, negatives_per_class: at most this many are sampled per step (memory stays bounded).
+        use_log: see `class_contrast`.
+        detach_negatives: no gradient through negatives.
+        bank: memory bank for the positives; None takes the mean of the step's own anchors (Table 2, row II).
+
+    A class without anchors or without negatives in the step contributes 0; the mean is over the classes that take part.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        *,
+        anchors_per_class: int = 256,
+        negatives_per_class: int = 512,
+        use_log: bool = True,
+        detach_negatives: bool = True,
+        bank: MemoryBank | None = None,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0 or anchors_per_class < 1 or negatives_per_class < 1:
+            raise ValueError(
+                f"HardPatchContrastiveLoss: temperature {temperature}, anchors_per_class {anchors_per_class}, "
+                f"negatives_per_class {negatives_per_class}; expected > 0, >= 1, >= 1"
+            )
+        self.temperature, self.use_log = temperature, use_log
+        self.anchors_per_class, self.negatives_per_class = anchors_per_class, negatives_per_class
+        self.detach_negatives, self.bank = detach_negatives, bank
+
+    def forward(
+        self, embedding: Tensor, labels: Tensor, reliable: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, int]:
+        """Loss of one step.
+
+        Args:
+            embedding: (B, D, h, w) of the student at stride 4, not normalised.
+            labels: (B, H, W) pseudo-labels y of the mixed images (Eq. 7), int64.
+            reliable: bool (B, H, W): in a shielded patch, valid, and y == Y (Eq. 10).
+            generator: randomness of the sampling.
+
+        Returns:
+            (scalar loss, number of classes that took part).
+        """
+        num_classes = self.bank.features.shape[0] if self.bank is not None else int(labels.max()) + 1
+        pools = [
+            sample_index(
+                reliable & (labels == c), max(self.anchors_per_class, self.negatives_per_class), generator
+            )
+            for c in range(num_classes)
+        ]
+        size = labels.shape[-2:]
+        sampled = [embedding_at(embedding, pool, size).float() for pool in pools]
+        anchors = [features[: self.anchors_per_class] for features in sampled]
+        terms = []
+        for c in range(num_classes):
+            if len(anchors[c]) == 0:
+                continue
+            positive = self._positive(c, anchors[c])
+            negatives = self._negatives(sampled, c)
+            if len(negatives):
+                terms.append(class_contrast(anchors[c], positive, negatives, self.temperature, self.use_log))
+        if not terms:
+            return (
+                embedding.sum() * 0.0,
+                0,
+            )  # keeps the graph alive, so that every rank and step runs the same backward
+        return torch.stack(terms).mean(), len(terms)
+
+    def _positive(self, class_index: int, anchors: Tensor) -> Tensor:
+        if self.bank is None:
+            return F.normalize(F.normalize(anchors.detach(), dim=1).mean(dim=0), dim=0)
+        self.bank.push(class_index, anchors)
+        center = self.bank.center(class_index)
+        assert center is not None  # anchors were pushed a line above
+        return center
+
+    def _negatives(self, sampled: list[Tensor], class_index: int) -> Tensor:
+        """Features of all other classes, an equal share of each."""
+        share = max(1, self.negatives_per_class // max(1, len(sampled) - 1))
+        others = torch.cat([features[:share] for c, features in enumerate(sampled) if c != class_index])
+        return others.detach() if self.detach_negatives else others

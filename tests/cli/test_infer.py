@@ -1,0 +1,126 @@
+"""`phnet infer` from the command line to the files, with a checkpoint as `phnet train` writes it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from phnet_monai.cli.main import main
+from phnet_monai.networks import PHNet
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    network = PHNet("resnet18", "plain_unet", embedding_size=None, head_channels=4, unet_features=(4, 4, 4, 4, 4))
+    info = {"network": network.arguments, "input": {"size": 32, "pad_value": 0.33}}
+    path = tmp_path_factory.mktemp("model") / "1e3,#.pt"
+    torch.save({"student": network.state_dict(), "info": info}, path)
+    return str(path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "ma#sk 2024,None"
+    (folder / "Übung").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, size in [("1e3.png", (50, 70)), ("Übung/it's.jpg", (71, 33))]:
+        Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_awkward_names_from_end_to_end(model: str, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "1e3"
+    options = ["--device", "cpu", "--batch-size=1", "--probabilities", "--no-overlays", "--quiet"]
+    assert main(["infer", str(images), str(out), "--model", model, *options]) == 0
+    for kind in ("masks", "probabilities"):
+        with Image.open(out / kind / "1e3.png") as first, Image.open(out / kind / "Übung" / "it's.png") as second:
+            assert (first.size, second.size) == ((70, 50), (33, 71))
+    assert not (out / "overlays").exists()
+    content = json.loads((out / "run.json").read_text())
+    assert content["settings"]["model"] == "1e3,#.pt"
+    assert content["settings"]["threshold"] == 0.5
+
+
+def test_the_masks_are_those_of_the_library(model: str, images: Path, tmp_path: Path) -> None:
+    from phnet_monai.data import read_image
+    from phnet_monai.inference import Predictor
+
+    image = images / "1e3.png"
+    [probs] = Predictor.from_checkpoint(model, "cpu").predict([read_image(image)])
+    threshold = round(float(np.median(probs)), 4)
+    words = ["infer", str(image), str(tmp_path / "o"), "--model", model, "--device=cpu"]
+    assert main([*words, f"--threshold={threshold}", "--quiet"]) == 0
+    with Image.open(tmp_path / "o" / "masks" / "1e3.png") as mask:
+        found = np.asarray(mask)
+    assert 0 < (found > 0).mean() < 1
+    np.testing.assert_array_equal(found > 0, probs >= threshold)
+
+
+def test_exit_codes(model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "bad.png").write_bytes(b"no image")
+    line = ["infer", str(images), str(tmp_path / "o"), "-m", model, "--device", "cpu"]
+    assert main(line) == 3
+    captured = capsys.readouterr()
+    assert "failed: bad.png: " in captured.err
+    assert "2 segmented" in captured.out
+    (images / "bad.png").unlink()
+    assert main(line) == 0
+    assert "0 segmented (0 without lesion), 2 finished earlier" in capsys.readouterr().out
+    assert main([*line, "--threshold", "0.6"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_nothing_to_do(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "readme.txt").write_text("x")
+    assert main(["infer", str(tmp_path / "none"), str(tmp_path / "o"), "--model", model]) == 4
+    assert "nothing to do" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{in}/nope", "{out}", "--model", "{model}"], "no such file or folder"),
+        (["{in}", "{out}", "--model", "{in}/nope.pt"], "no such checkpoint"),
+        (["{in}", "{out}", "--model", "{in}"], "no such checkpoint"),
+        (["{in}", "{in}/out", "--model", "{model}"], "lies in the input folder"),
+        (["{in}", "{model}", "--model", "{model}"], "is a file"),
+        (["{in}", "{out}", "--model", "{model}", "--threshold", "50"], "--threshold"),
+        (["{in}", "{out}", "--model", "{model}", "--threshold", "half"], "--threshold"),
+        (["{in}", "{out}", "--model", "{model}", "--batch-size", "0"], "--batch-size"),
+        (["{in}", "{out}", "--model", "{model}", "--device", "gpu"], "'gpu' cannot be used"),
+        (["{in}", "{out}", "--model", "{in}/1e3.png"], "not a readable checkpoint"),
+        (["{in}", "{out}", "--model", "{model}", "--overlay"], "--overlays"),
+    ],
+)
+def test_mistakes(
+    words: list[str], message: str, model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"{in}": str(images), "{out}": str(tmp_path / "o"), "{model}": model}
+    for mark, name in names.items():
+        words = [word.replace(mark, name) for word in words]
+    assert main(["infer", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_wrong_paths_are_answered_before_torch_is_loaded(tmp_path: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys; from phnet_monai.cli.main import main\n"
+        "code = main(['infer', 'nope', 'o', '--model', 'm'])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

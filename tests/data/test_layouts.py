@@ -1,0 +1,164 @@
+"""Folders in the layouts that people have."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phnet_monai.data import read_mask
+from phnet_monai.data.busi import read_busi
+from phnet_monai.data.folder import read_folder
+
+
+def _picture(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 5), value, np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def busi(tmp_path: Path) -> Path:
+    root = tmp_path / "parent" / "Dataset_BUSI_with_GT"
+    for name, count in (("benign", 11), ("malignant", 2), ("normal", 1)):
+        for number in range(1, count + 1):
+            _picture(root / name / f"{name} ({number}).png", 9)
+            _picture(root / name / f"{name} ({number})_mask.png")
+    _picture(root / "benign" / "benign (2)_mask_1.png", 255)
+    return root
+
+
+def test_busi_in_natural_order(busi: Path) -> None:
+    records = read_busi(busi)
+    names = [f"benign ({n})" for n in range(1, 12)] + ["malignant (1)", "malignant (2)"]
+    assert [record.case_id for record in records] == names
+    assert Counter(record.class_name for record in records) == {"benign": 11, "malignant": 2}
+
+
+def test_busi_is_found_from_its_parent_and_normals_are_optional(busi: Path) -> None:
+    assert read_busi(busi.parent) == read_busi(busi)
+    assert [record.case_id for record in read_busi(busi, normals=True)][-1] == "normal (1)"
+
+
+def test_busi_joins_several_masks(busi: Path) -> None:
+    by_name = {record.case_id: record for record in read_busi(busi)}
+    assert [mask.name for mask in by_name["benign (2)"].masks] == ["benign (2)_mask.png", "benign (2)_mask_1.png"]
+    assert read_mask(by_name["benign (2)"].masks).all()
+    assert len(by_name["benign (1)"].masks) == 1
+
+
+def test_busi_orphan_masks_are_listed(busi: Path) -> None:
+    _picture(busi / "malignant" / "malignant (7)_mask_1.png")
+    with pytest.raises(ValueError, match=r"1 masks without an image: malignant \(7\)_mask_1\.png"):
+        read_busi(busi)
+
+
+def test_busi_image_without_mask_is_unlabeled(busi: Path) -> None:
+    _picture(busi / "benign" / "benign (99).png")
+    with pytest.warns(UserWarning, match=r"benign \(99\)"):
+        records = read_busi(busi)
+    assert [record.case_id for record in records if not record.masks] == ["benign (99)"]
+
+
+def test_busi_ignores_other_files(busi: Path) -> None:
+    (busi / "benign" / "Thumbs.db").touch()
+    (busi / "benign" / "._benign (1).png").touch()
+    assert len(read_busi(busi)) == 13
+
+
+def test_not_busi(tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"is not BUSI.*found else"):
+        read_busi(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        read_busi(tmp_path / "none")
+
+
+def test_busi_with_an_empty_class(busi: Path) -> None:
+    for file in (busi / "malignant").iterdir():
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="malignant holds no image"):
+        read_busi(busi)
+
+
+@pytest.mark.parametrize("mask", ["x.png", "x_mask.png", "x_seg.tif", "x_label.bmp"])
+def test_folder_mask_names(tmp_path: Path, mask: str) -> None:
+    image = _picture(tmp_path / "images" / "x.jpg")
+    outline = _picture(tmp_path / "masks" / mask)
+    (record,) = read_folder(tmp_path / "images", tmp_path / "masks")
+    assert (record.image, record.masks, record.case_id) == (image, (outline,), "x")
+    assert read_folder(tmp_path) == [record]
+
+
+def test_folder_without_masks_is_unlabeled(tmp_path: Path) -> None:
+    for name in ("b10.png", "b9.PNG", "notes.txt", ".hidden.png"):
+        _picture(tmp_path / "a.png").rename(tmp_path / name)
+    records = read_folder(tmp_path)
+    assert [record.case_id for record in records] == ["b9", "b10"]
+    assert all(record.masks == () for record in records)
+
+
+def test_folder_with_some_masks(tmp_path: Path) -> None:
+    for number in range(3):
+        _picture(tmp_path / "images" / f"{number}.png")
+    _picture(tmp_path / "masks" / "1.png")
+    assert [bool(record.masks) for record in read_folder(tmp_path)] == [False, True, False]
+
+
+def test_subfolders_are_kept_apart(tmp_path: Path) -> None:
+    for side in ("left", "right"):
+        _picture(tmp_path / "images" / side / "x.png")
+    outline = _picture(tmp_path / "masks" / "right" / "x_mask.png")
+    records = read_folder(tmp_path)
+    assert [(record.case_id, record.masks) for record in records] == [("left/x", ()), ("right/x", (outline,))]
+
+
+def test_an_image_may_be_named_like_a_mask(tmp_path: Path) -> None:
+    for name in ("x", "x_mask"):
+        _picture(tmp_path / "images" / f"{name}.png")
+        _picture(tmp_path / "masks" / f"{name}.png")
+    assert all(record.masks[0].stem == record.case_id for record in read_folder(tmp_path))
+
+
+def test_images_of_one_stem_are_ambiguous(tmp_path: Path) -> None:
+    _picture(tmp_path / "x.png")
+    _picture(tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match=r"x\.jpg and x\.png"):
+        read_folder(tmp_path)
+
+
+def test_orphans_and_double_masks_are_listed_together(tmp_path: Path) -> None:
+    _picture(tmp_path / "images" / "x.png")
+    for name in ("x.png", "x_seg.png", "y.png"):
+        _picture(tmp_path / "masks" / name)
+    with pytest.raises(
+        ValueError, match=r"1 masks have no image .*y\.png; 1 images have several masks: x \(x\.png, x_seg\.png\)"
+    ):
+        read_folder(tmp_path)
+
+
+def test_empty_and_missing_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        read_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        read_folder(tmp_path / "none")
+
+
+@pytest.mark.real_data
+def test_real_busi_counts() -> None:
+    folder = os.environ.get("PHNET_DATA")
+    if not folder:
+        pytest.skip("PHNET_DATA names no folder with real data")
+    records = read_busi(folder)
+    assert len(records) == 582
+    assert sum(len(record.masks) - 1 for record in records) == 16
+    assert len(read_busi(folder, normals=True)) == 702
+    for record in (record for record in records if len(record.masks) > 1):
+        parts = [read_mask(mask) for mask in record.masks]
+        union = read_mask(record.masks)
+        assert union.sum() > max(part.sum() for part in parts), record.case_id
+        np.testing.assert_array_equal(union, np.logical_or.reduce(parts))

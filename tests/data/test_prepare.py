@@ -1,0 +1,173 @@
+"""From a folder to a datalist, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phnet_monai.data import (
+    DecodeError,
+    Record,
+    load_datalist,
+    load_meta,
+    prepare_busi,
+    prepare_folder,
+    read_image,
+    write_phantoms,
+)
+from phnet_monai.data.prepare import group_records
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 scans; 1 and 2 are one scan, and so are 3 and 4."""
+    folder = write_phantoms(tmp_path_factory.mktemp("phantoms"), 40, seed=0, size_range=(60, 90))
+    for copy, original in ((2, 1), (4, 3)):
+        for kind in ("images", "masks"):
+            content = (folder / kind / f"phantom_{original:04d}.png").read_bytes()
+            (folder / kind / f"phantom_{copy:04d}.png").write_bytes(content)
+    return folder
+
+
+def _sides(path: Path) -> dict[str, set[str]]:
+    sides = defaultdict(set)
+    for part, entries in load_datalist(path).items():
+        for entry in entries:
+            sides[entry["group_id"]].add("training" if part in ("labeled", "unlabeled") else part)
+    return sides
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_folder(phantoms: Path, tmp_path: Path, seed: int) -> None:
+    path = prepare_folder(phantoms, tmp_path, labeled=6, seed=seed, progress=False)
+    counts = {part: len(entries) for part, entries in load_datalist(path).items()}
+    assert counts == {"labeled": 6, "unlabeled": 26, "validation": 4, "test": 4}
+    assert all(len(sides) == 1 for sides in _sides(path).values())
+    assert len(_sides(path)) == 38
+    meta = load_meta(path)
+    assert (meta["seed"], meta["split_seed"], meta["protocol"]) == (seed, seed, "grouped")
+
+
+def test_masks_may_lie_elsewhere(phantoms: Path, tmp_path: Path) -> None:
+    first = prepare_folder(phantoms, tmp_path / "a", progress=False)
+    second = prepare_folder(phantoms / "images", tmp_path / "b", masks=phantoms / "masks", progress=False)
+    assert load_datalist(first) == load_datalist(second)
+
+
+def test_two_runs_write_equal_bytes(phantoms: Path, tmp_path: Path) -> None:
+    first, again = (prepare_folder(phantoms, tmp_path / name, progress=False).read_bytes() for name in "ab")
+    assert first == again
+
+
+def test_images_without_any_mask_cannot_be_divided(phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every part needs one image"):
+        prepare_folder(phantoms / "images", tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{"labeled": "lots"}, {"protocol": "none"}, {"seed": 1.5}, {"split_seed": "x"}])
+def test_arguments_are_checked_first(tmp_path: Path, options: dict) -> None:
+    for prepare in (prepare_folder, prepare_busi):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            prepare(tmp_path / "not there", tmp_path / "out", **options)
+
+
+def test_existing_list_is_noticed_before_any_reading(phantoms: Path, tmp_path: Path) -> None:
+    prepare_folder(phantoms, tmp_path, progress=False)
+    with pytest.raises(FileExistsError):
+        prepare_folder(tmp_path / "not there", tmp_path)
+
+
+def test_bad_files_are_listed_together(tmp_path: Path) -> None:
+    folder = write_phantoms(tmp_path / "made", 12, size_range=(40, 50))
+    (folder / "images" / "phantom_0003.png").write_bytes(b"")
+    (folder / "masks" / "phantom_0005.png").write_text("text")
+    Image.new("L", (7, 9)).save(folder / "masks" / "phantom_0008.png")
+    with pytest.raises(DecodeError) as caught:
+        prepare_folder(folder, tmp_path / "out", progress=False)
+    message = str(caught.value)
+    assert message.startswith("3 files cannot be used")
+    for text in (
+        "phantom_0003.png is empty",
+        "phantom_0005.png cannot be read",
+        "phantom_0008.png is 7 x 9, its image is",
+    ):
+        assert text in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_patients_and_near_duplicates_are_joined(phantoms: Path) -> None:
+    def record(number: int, patient: str | None) -> Record:
+        return Record(phantoms / "images" / f"phantom_{number:04d}.png", (), str(number), patient)
+
+    # 1 and 2 are one scan, 2 and 5 one patient, so all three belong together
+    records = [record(1, None), record(2, "p"), record(5, "p"), record(6, "q"), record(7, None)]
+    groups = [grouped.group_id for grouped in group_records(records, progress=False)]
+    assert groups == ["g0001", "g0001", "g0001", "g0002", "g0003"]
+
+
+def test_made_up_busi(phantoms: Path, tmp_path: Path) -> None:
+    for number in range(1, 41):
+        name = "benign" if number <= 25 else "malignant"
+        (tmp_path / "busi" / name).mkdir(parents=True, exist_ok=True)
+        for kind, ending in (("images", ""), ("masks", "_mask")):
+            content = (phantoms / kind / f"phantom_{number:04d}.png").read_bytes()
+            (tmp_path / "busi" / name / f"{name} ({number}){ending}.png").write_bytes(content)
+    path = prepare_busi(tmp_path / "busi", tmp_path / "out", labeled="1/4", protocol="paper", progress=False)
+    parts = load_datalist(path)
+    assert Counter(entry["class"] for entry in parts["labeled"]) == {"benign": 5, "malignant": 3}
+    assert load_meta(path)["normals"] is False
+
+
+@pytest.fixture(scope="module")
+def real() -> str:
+    folder = os.environ.get("PHNET_DATA")
+    if not folder:
+        pytest.skip("PHNET_DATA names no folder with real data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_list(real: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_busi(real, tmp_path_factory.mktemp("busi"), normals=True, progress=False)
+
+
+@pytest.mark.real_data
+def test_real_busi_keeps_groups_on_one_side(real_list: Path) -> None:
+    assert all(len(sides) == 1 for sides in _sides(real_list).values())
+    parts = load_datalist(real_list)
+    sizes = [len(parts[part]) for part in ("labeled", "unlabeled", "validation", "test")]
+    assert sum(sizes) == 702
+    assert sizes == [70, 492, 70, 70]
+    images = [entry["image"] for entries in parts.values() for entry in entries]
+    assert len(set(images)) == 702
+
+
+@pytest.mark.real_data
+def test_real_busi_groups(real_list: Path) -> None:
+    entries = {entry["case_id"]: entry for part in load_datalist(real_list).values() for entry in part}
+    sizes = Counter(entry["group_id"] for entry in entries.values())
+    assert sum(size > 1 for size in sizes.values()) > 100
+    assert max(sizes.values()) <= 10
+
+    def together(*names: str) -> bool:
+        return len({entries[name]["group_id"] for name in names}) == 1
+
+    assert together("benign (61)", "benign (94)", "benign (108)")  # frames of one sweep
+    assert together("benign (238)", "benign (300)")  # with and without calipers, cropped
+    assert together("malignant (98)", "malignant (99)")  # one of them without the sides of the fan
+    assert together("benign (406)", "malignant (94)")  # one lesion in two classes
+    assert not together("benign (109)", "benign (326)")  # two cysts that look alike
+
+
+@pytest.mark.real_data
+def test_real_busi_mean_grey(real: str) -> None:
+    folder = Path(real) / "Dataset_BUSI_with_GT" / "benign"
+    images = sorted(file for file in folder.iterdir() if "_mask" not in file.name)[::5]
+    means = [read_image(file).mean() / 255 for file in images]
+    assert np.mean(means) == pytest.approx(0.33, abs=0.05)
