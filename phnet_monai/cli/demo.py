@@ -14,7 +14,8 @@ def demo(out: str, *, seed: int = 0) -> int:
 
     check_out(out)
 
-    from phnet_monai.demo import run_demo
+    from phnet_monai.demo import format_demo, run_demo
 
-    run_demo(out, seed=seed)
+    print(format_demo(run_demo(out, seed=seed)))
+    print(f"Masks and overlays: {out}/segmented")
     return 0

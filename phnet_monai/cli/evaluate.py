@@ -41,6 +41,8 @@ def evaluate(
     check_out(out)
 
     from phnet_monai.engines.run import evaluate_run
+    from phnet_monai.metrics import format_summary
 
-    evaluate_run(checkpoint, list_file, out, part=part, device=device, batch_size=batch_size, which=which)
+    summary = evaluate_run(checkpoint, list_file, out, part=part, device=device, batch_size=batch_size, which=which)
+    print(format_summary(summary))
     return 0

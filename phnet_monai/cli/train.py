@@ -53,7 +53,7 @@ def train(
 
     from phnet_monai.engines.run import train_run
 
-    train_run(
+    result = train_run(
         list_file,
         out,
         profile=profile,
@@ -66,6 +66,10 @@ def train(
         amp=amp,
         overrides=overrides,
     )
+    for name in ("best", "last"):
+        score = result[name]["score"]
+        figure = "not validated" if score is None else f"{result['score']} {score:.4f} on the validation part"
+        print(f"{name}.pt (epoch {result[name]['epoch']}): {figure}")
     return 0
 
 

@@ -103,7 +103,8 @@ def load_datalist(path: str | PathLike[str]) -> dict[str, list[dict[str, str]]]:
 
     Returns:
         dict with the keys labeled, unlabeled, validation, test; entries have `image`, `case_id`, `group_id`,
-        where known `class`, and `label` (or `hidden_label` in `unlabeled`) where a mask exists. Paths are absolute strings.
+        where known `class`, and `label` (or `hidden_label` in `unlabeled`) where a mask exists. Paths are
+        absolute strings.
 
     Raises:
         FileNotFoundError: the datalist, or images or masks that it names, are not there.

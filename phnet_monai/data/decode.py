@@ -40,11 +40,7 @@ def read_image(path: str | PathLike[str]) -> np.ndarray:
         FileNotFoundError: there is no such file.
         DecodeError: the file is empty, truncated, no image, too large or of a kind that has no defined grey scale.
     """
-    values = _read_grey(Path(path))
-    if values.dtype == np.uint8:
-        return values
-    # rounds to nearest; the integer form keeps 65535 -> 255 and 0 -> 0 exact
-    return ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+    return _eight_bit(_read_grey(Path(path)))
 
 
 def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.ndarray:
@@ -75,6 +71,13 @@ def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.n
             )
         union |= mask
     return union
+
+
+def _eight_bit(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    # rounds to nearest; the integer form keeps 65535 -> 255 and 0 -> 0 exact
+    return ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def _binarise(values: np.ndarray) -> np.ndarray:
@@ -142,3 +145,22 @@ def _checked_sixteen_bit(path: Path, values: np.ndarray) -> np.ndarray:
 
 def _size_text(array: np.ndarray) -> str:
     return f"{array.shape[1]} x {array.shape[0]} (width x height)"
+
+
+def to_grey_image(image: Image.Image) -> Image.Image:
+    """PIL picture of any mode -> PIL picture of mode L as `read_image` sees it (converter for MONAI's `PILReader`)."""
+    path = Path(getattr(image, "filename", "") or "picture")
+    _check_size(path, image)
+    return Image.fromarray(_eight_bit(_to_grey(path, ImageOps.exif_transpose(image))))
+
+
+def image_items(folder: str | PathLike[str]) -> list[dict[str, str]]:
+    """`[{"image": path}]` of the pictures directly in `folder`, sorted: the data of `inference.json`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no picture in it.
+    """
+    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{folder}: no image found; expected a folder with {', '.join(IMAGE_SUFFIXES)} files")
+    return [{"image": str(file)} for file in files]

@@ -18,13 +18,13 @@ from phnet_monai.transforms.weak_view import WeakView
 
 
 class DecodeLesion(Transform):
-    """Datalist entry -> `image` uint8 (H, W), `label` bool (H, W) if the entry has one, and its `case_id`, `class`.
+    """Datalist entry -> `image` uint8 (H, W), `label` bool (H, W) if it has one, and its `case_id`, `class`.
 
     Deterministic, so `CacheDataset` keeps its result.
 
     Args:
-        longest: larger images are shrunk to this longest side (training: network size times the largest scale; the cache
-            then stays small and views are quick). None keeps the original size (evaluation).
+        longest: larger images are shrunk to this longest side (training: network size times the largest scale; the
+            cache then stays small and views are quick). None keeps the original size (evaluation).
     """
 
     def __init__(self, longest: int | None = None) -> None:
@@ -39,8 +39,8 @@ class DecodeLesion(Transform):
             mask = read_mask(data["label"])
             if mask.shape != image.shape:
                 raise ValueError(
-                    f"{data['label']}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {data['image']} has "
-                    f"{image.shape[1]} x {image.shape[0]}; they must be the same. Mend or remove the pair."
+                    f"{data['label']}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {data['image']} "
+                    f"has {image.shape[1]} x {image.shape[0]}; they must be the same. Mend or remove the pair."
                 )
             item["label"] = self._shrink(mask.astype(np.uint8) * 255) >= 128
         item["image"] = self._shrink(image)
@@ -65,7 +65,7 @@ def training_dataset(
 
 
 class WeakViewDataset(Dataset):
-    """Weak views of a dataset of decoded images; an item is asked for as (index, seed), so it can be repeated exactly."""
+    """Weak views of a dataset of decoded images; an item is asked for as (index, seed), so it can be repeated."""
 
     def __init__(self, dataset: Dataset, weak_view: WeakView, labeled: bool) -> None:
         self.dataset, self.weak_view, self.labeled = dataset, weak_view, labeled
@@ -184,17 +184,18 @@ def as_list(batch: list[Any]) -> list[Any]:
 
 
 def evaluation_dataset(data: Sequence[dict[str, Any]], cache_rate: float = 1.0) -> CacheDataset:
-    """Decoded images and masks at their original size.
+    """Decoded images and masks at their original size; hidden masks of unlabeled images count as masks here.
 
     Raises:
         ValueError: an image without a mask.
     """
+    data = [{**item, "label": item.get("label") or item.get("hidden_label")} for item in data]
     missing = [item["image"] for item in data if not item.get("label")]
     if missing:
         raise ValueError(
             f"{len(missing)} images to evaluate have no mask, e.g. {missing[0]}; give masks or another part"
         )
-    return CacheDataset(data=list(data), transform=DecodeLesion(), cache_rate=cache_rate, progress=False)
+    return CacheDataset(data=data, transform=DecodeLesion(), cache_rate=cache_rate, progress=False)
 
 
 def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int = 0) -> DataLoader:

@@ -9,6 +9,8 @@ Calipers, labels and frames are small and change the correlation little.
 The thresholds were set on BUSI (702 images, 246 051 pairs) by looking at all pairs near them. From 0.31 upwards all
 pairs show one lesion (one frame, or neighbouring frames of one sweep); the first pair of different lesions stands at
 0.30; the bulk of pairs lies at 0.10 to 0.20. They give 129 groups of two to seven images, no chains of look-alikes.
+On BUS-BRA (389 images), where patients are known, 17 of 18 groups lie within one patient; one joins two ovals
+that only look alike. That side of the error is harmless: it keeps images together that could be apart.
 """
 
 from __future__ import annotations

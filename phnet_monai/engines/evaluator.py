@@ -28,7 +28,7 @@ class LesionEvaluator(Evaluator):
         network: `PHNet` or any module (B, 1, S, S) -> logits (B, C, S, S); class 0 is background.
         size, pad_value: as in `fit_image`.
         distances: score surface distances too (slower; off during training).
-        full_summary: `state.metrics` holds `scores.summary()` rather than `scores.quick()`; only scalars are kept there.
+        full_summary: `state.metrics` holds `scores.summary()` rather than `scores.quick()`; scalars only.
         val_handlers: None entries are dropped.
 
     After a run, `scores` holds the per-image scores.
@@ -67,7 +67,7 @@ class LesionEvaluator(Evaluator):
     def _reset(self) -> None:
         self.scores.reset()
 
-    def _iteration(self, engine: Engine, batchdata: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def _iteration(self, engine: Engine, batchdata: Any) -> dict[str, Any]:
         images = torch.stack([fit_image(item["image"], self.size, self.pad_value) for item in batchdata])
         training = self.network.training
         self.network.eval()

@@ -13,6 +13,10 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
+from phnet_monai.data import load_datalist, load_part
+from phnet_monai.device import pick_device
+from phnet_monai.networks import load_checkpoint, read_checkpoint
+
 SEPARATOR = "#"
 COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
 
@@ -44,7 +48,9 @@ def overlay(kind: str, name: str) -> Path:
     return path
 
 
-def compose(base: Path, overlays: Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None) -> ConfigParser:
+def compose(
+    base: Path, overlays: Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None
+) -> ConfigParser:
     """Base config with overlay files and single values laid over it in order.
 
     Names are ids as in MONAI (`apa#threshold`); every one must exist in the config, or be an argument of the component
@@ -77,7 +83,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_id(config: Any, key: str, origin: str) -> None:
-    node, walked = config, []
+    node: Any = config
+    walked: list[str] = []
     for part in key.split(SEPARATOR):
         if isinstance(node, list) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
@@ -136,10 +143,8 @@ def train_run(
     Raises:
         FileNotFoundError, FileExistsError, ConfigError, CheckpointError: before any work starts.
     """
-    from phnet_monai.data import load_datalist
-    from phnet_monai.networks import read_checkpoint
-
     out = Path(out)
+    device = str(pick_device(device)) if device != "auto" else device
     load_datalist(datalist)
     if init is not None:
         read_checkpoint(init)
@@ -151,12 +156,14 @@ def train_run(
         "seed": seed,
         "init": None if init is None else str(Path(init).resolve()),
         "resume": resume,
-        "amp": amp,
+        **({} if amp is None else {"amp": None if amp == "off" else amp}),
         **({} if device == "auto" else {"device": device}),
         **(overrides or {}),
     }
     parser = compose(
-        bundle_folder() / "configs" / "train.json", [overlay("profiles", profile), overlay("methods", method), *config], values
+        bundle_folder() / "configs" / "train.json",
+        [overlay("profiles", profile), overlay("methods", method), *config],
+        values,
     )
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "config.json", parser.get())
@@ -187,9 +194,7 @@ def evaluate_run(
     Returns:
         The summary that is also in `out`/summary.json; `out`/per_image.csv has one row per image.
     """
-    from phnet_monai.data import load_part
-    from phnet_monai.networks import load_checkpoint
-
+    device = str(pick_device(device)) if device != "auto" else device
     _, info = load_checkpoint(checkpoint, which=which)
     load_part(datalist, part)
     values = {

@@ -44,7 +44,7 @@ class View:
 
 @dataclass
 class Output:
-    """The student's answer to one view: logits (B, C, H, W) and, with a projector, embedding (B, D, h, w) at stride 4."""
+    """The student's answer to a view: logits (B, C, H, W) and, with a projector, embedding (B, D, h, w) at stride 4."""
 
     logits: Tensor
     embedding: Tensor | None

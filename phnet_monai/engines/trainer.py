@@ -31,7 +31,8 @@ class SemiSupervisedTrainer(Trainer):
         device: torch device.
         max_epochs: T, labeled-only epochs included.
         train_data_loader: `SemiSupervisedLoader`, or any iterable with `epoch_length` batches
-            `{"labeled": {"image", "label", "valid"}, "unlabeled": {"image", "valid"}}` an epoch; `unlabeled` may be absent.
+            `{"labeled": {"image", "label", "valid"}, "unlabeled": {"image", "valid"}}` an epoch; `unlabeled` may be
+            absent.
         network: the student, a `PHNet` (or a module with `forward_features`).
         optimizer: of the student's parameters.
         teacher: network that labels the weak unlabeled images; None: the student itself, in eval mode.
@@ -72,7 +73,9 @@ class SemiSupervisedTrainer(Trainer):
             raise ValueError(f"SemiSupervisedTrainer: amp is {amp!r}, expected null, 'bf16' or 'fp16'")
         device = torch.device(device)
         if amp == "fp16" and device.type != "cuda":
-            raise ValueError(f"SemiSupervisedTrainer: amp 'fp16' needs a CUDA device, found {device}; use 'bf16' or null")
+            raise ValueError(
+                f"SemiSupervisedTrainer: amp 'fp16' needs a CUDA device, found {device}; use 'bf16' or null"
+            )
         if not 0 <= pretrain_epochs <= max_epochs:
             raise ValueError(f"pretrain_epochs is {pretrain_epochs}, expected 0 ... max_epochs = {max_epochs}")
         self.format = torch.channels_last if channels_last else torch.contiguous_format
@@ -185,13 +188,15 @@ class SemiSupervisedTrainer(Trainer):
             return
         terms = ", ".join(f"{name} = {float(value)}" for name, value in step.losses.items())
         raise NonFiniteLossError(
-            f"epoch {self.state.epoch}, iteration {self.state.iteration}: the loss is not finite ({terms}). Nothing of this "
-            "step was kept and no checkpoint of it is written. Lower the learning rate, use amp null or bf16, and check "
-            "the images for constant or broken files."
+            f"epoch {self.state.epoch}, iteration {self.state.iteration}: the loss is not finite ({terms}). Nothing of "
+            "this step was kept and no checkpoint of it is written. Lower the learning rate, use amp null or bf16, and "
+            "check the images for constant or broken files."
         )
 
     @staticmethod
     def _summary(step: Step, total: Tensor) -> dict[str, float]:
         """Scalars of the step: `loss`, `loss_<term>` for every term, and what handlers left in `scalars`."""
         values = {"loss": total, **{f"loss_{name}": value for name, value in step.losses.items()}, **step.scalars}
-        return {name: float(value.detach()) if isinstance(value, Tensor) else float(value) for name, value in values.items()}
+        return {
+            name: float(value.detach()) if isinstance(value, Tensor) else float(value) for name, value in values.items()
+        }

@@ -58,7 +58,9 @@ class AdaptivePatchAugmentation:
             raise ValueError(f"AdaptivePatchAugmentation: filter_on is {filter_on!r}, expected 'mixed' or 'weak'")
         low, high = cut_ratio
         if not 0.0 <= low <= high <= 1.0:
-            raise ValueError(f"AdaptivePatchAugmentation: cut_ratio is {tuple(cut_ratio)}, expected 0 <= low <= high <= 1")
+            raise ValueError(
+                f"AdaptivePatchAugmentation: cut_ratio is {tuple(cut_ratio)}, expected 0 <= low <= high <= 1"
+            )
         shielded_patch_count(1, 1, shield_ratio, grid_size)  # refuses a bad shield_ratio before any work
         self.grid_size, self.shield_ratio, self.threshold = grid_size, shield_ratio, threshold
         self.cut_ratio, self.shield, self.filter_on = (low, high), shield, filter_on

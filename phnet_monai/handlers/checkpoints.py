@@ -18,11 +18,11 @@ LAST, BEST = "last.pt", "best.pt"
 
 
 class SaveCheckpoints:
-    """Writes `last.pt` after every epoch and `best.pt` when the validation score improves; resumes from `last.pt`.
+    """Writes `last.pt` after every epoch, `best.pt` when the validation score improves; resumes from `last.pt`.
 
-    A checkpoint is a dictionary of tensors and plain values (`weights_only=True` reads it): `student`, `teacher`, `info`
-    (network arguments, input, method, score, epoch) and, in `last.pt` only, the training state. It is written beside its
-    place and renamed, so that a kill leaves the old or the new file. Weights that are not finite are refused.
+    A checkpoint is a dictionary of tensors and plain values (`weights_only=True` reads it): `student`, `teacher`,
+    `info` (network arguments, input, method, score, epoch) and, in `last.pt` only, the training state. It is written
+    beside its place and renamed, so that a kill leaves the old or the new file. Weights that are not finite are refused.
 
     Attach after the handler that runs the validation.
 
@@ -122,8 +122,9 @@ class SaveCheckpoints:
         }
         if self.scheduler is not None:
             state["scheduler"] = self.scheduler.state_dict()
-        if getattr(engine, "grad_scaler", None) is not None:
-            state["scaler"] = engine.grad_scaler.state_dict()
+        scaler = getattr(engine, "grad_scaler", None)
+        if scaler is not None:
+            state["scaler"] = scaler.state_dict()
         return state
 
     def _restore(self, engine: Engine, path: Path) -> None:
@@ -134,8 +135,8 @@ class SaveCheckpoints:
         for name in ("max_epochs", "epoch_length"):
             if state[name] != getattr(engine.state, name):
                 raise CheckpointError(
-                    f"{path}: was trained with {name} = {state[name]}, now it is {getattr(engine.state, name)}; resume with "
-                    "the same configuration (the learning-rate schedule depends on it)"
+                    f"{path}: was trained with {name} = {state[name]}, now it is {getattr(engine.state, name)}; resume "
+                    "with the same configuration (the learning-rate schedule depends on it)"
                 )
         if set(state["handlers"]) != set(self.handlers) or ("teacher" in content) != (self.teacher is not None):
             raise CheckpointError(f"{path}: belongs to the method {content['info']['method']!r} with other handlers")
@@ -145,8 +146,9 @@ class SaveCheckpoints:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        if getattr(engine, "grad_scaler", None) is not None:
-            engine.grad_scaler.load_state_dict(state["scaler"])
+        scaler = getattr(engine, "grad_scaler", None)
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
         for name, handler in self.handlers.items():
             handler.load_state_dict(state["handlers"][name])
         self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]

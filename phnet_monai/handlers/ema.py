@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from torch import nn
+from torch import Tensor, nn
 
 BatchNormMode = Literal["average", "copy"]
 
@@ -21,7 +21,9 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, buffers: Ba
     written into the teacher's own storage, never shared.
     """
     sources = dict(student.named_parameters())
-    pairs = [(target, sources[name].detach()) for name, target in teacher.named_parameters()]
+    pairs: list[tuple[Tensor, Tensor]] = [
+        (target, sources[name].detach()) for name, target in teacher.named_parameters()
+    ]
     student_buffers = dict(student.named_buffers())
     for name, target in teacher.named_buffers():
         source = student_buffers[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 
 from phnet_monai.engines.step import UNLABELED, Step
@@ -12,9 +11,9 @@ from phnet_monai.transforms.patches import expand_patches
 
 
 class HardPatchContrast:
-    """Adds the loss term `contrast`: Eq. 15 on pixels of shielded patches where both pseudo-labels agree (Eq. 10).
+    """Adds the loss term `contrast`: Eq. 15 on pixels of shielded patches where both pseudo-labels agree.
 
-    Needs `AdaptivePatchAugmentation` before it and a student with a projector. Contributes 0 while no patch is shielded.
+    Needs `AdaptivePatchAugmentation` before it and a student with a projector. It is 0 while no patch is shielded.
 
     Args:
         loss: the sampled loss, its memory bank included.
@@ -27,7 +26,7 @@ class HardPatchContrast:
             raise ValueError(f"HardPatchContrast: weight is {weight}, expected >= 0")
         self.loss, self.weight, self.confident_only = loss, weight, confident_only
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: SemiSupervisedTrainer) -> None:
         self.loss.to(engine.state.device)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
 
@@ -37,7 +36,9 @@ class HardPatchContrast:
             return
         plan, view, embedding = step.patches, step.views[UNLABELED], step.outputs[UNLABELED].embedding
         if embedding is None:
-            raise ValueError("HardPatchContrast: the student has no projector; set its embedding_size (256 in the paper)")
+            raise ValueError(
+                "HardPatchContrast: the student has no projector; set its embedding_size (256 in the paper)"
+            )
         reliable = expand_patches(plan.shielded, view.valid.shape[-2:]) & view.valid
         reliable &= plan.pseudo_label == plan.second_label
         if self.confident_only:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 
 class Progress:
-    """One tqdm bar for the whole run, with the current loss and the newest validation Dice.
+    """One tqdm bar for the whole run, with the current epoch and loss.
 
     Shown on a terminal only, unless `always`; a log file gets no bar.
     """
 
     def __init__(self, *, always: bool = False) -> None:
-        self.always, self.bar = always, None
+        self.always = always
+        self.bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -24,7 +26,7 @@ class Progress:
 
     def start(self, engine: Engine) -> None:
         self.bar = tqdm(
-            total=engine.state.max_epochs * engine.state.epoch_length,
+            total=(engine.state.max_epochs or 0) * (engine.state.epoch_length or 0),
             initial=engine.state.iteration,
             desc="train",
             unit="step",
@@ -35,7 +37,8 @@ class Progress:
     def step(self, engine: Engine) -> None:
         assert self.bar is not None
         self.bar.update()
-        self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{engine.state.output['loss']:.3f}", refresh=False)
+        output: Any = engine.state.output
+        self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{output['loss']:.3f}", refresh=False)
 
     def close(self, engine: Engine) -> None:
         assert self.bar is not None

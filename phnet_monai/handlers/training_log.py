@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -51,7 +52,8 @@ class TrainingLog:
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=engine.state.iteration + 1)
 
     def log_step(self, engine: Engine) -> None:
-        for name, value in engine.state.output.items():
+        output: Any = engine.state.output
+        for name, value in output.items():
             self.sums[name] += value
             self.counts[name] += 1
             if engine.state.iteration % self.interval == 0 and self.writer is not None:
@@ -67,8 +69,9 @@ class TrainingLog:
         assert self.writer is not None
         for name, value in metrics.items():
             self.writer.add_scalar(f"validation/{name}", value, engine.state.iteration)
-        if self.panel_epochs and epoch % self.panel_epochs == 0 and engine.state.step.patches is not None:
-            self.writer.add_image("panels", panels(engine.state.step), engine.state.iteration)
+        step: Step | None = getattr(engine.state, "step", None)
+        if self.panel_epochs and epoch % self.panel_epochs == 0 and step is not None and step.patches is not None:
+            self.writer.add_image("panels", panels(step), engine.state.iteration)
         self.writer.flush()
         with open(self.folder / "history.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -245,7 +245,7 @@ def _finish(
 
 def _write(job: _Job, image: np.ndarray, probs: np.ndarray, threshold: float) -> int:
     """Write all results of one image, the mask last; return the number of lesion pixels."""
-    mask = probs >= threshold
+    mask = probs > threshold
     if "overlays" in job.targets:
         write_png(job.targets["overlays"], draw_overlay(image, mask, probs))
     if "probabilities" in job.targets:

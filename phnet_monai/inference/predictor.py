@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from phnet_monai.device import pick_device
 from phnet_monai.transforms.fit import fit_image, unfit_probs
 
 LESION = 1
@@ -141,23 +142,6 @@ def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Consecutive slices of `size` items; the last one may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The torch device called `name`; "auto" is the first CUDA GPU, or else the CPU.
-
-    Raises:
-        ValueError: torch knows no such device, or the machine lacks it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"device {str(name)!r} cannot be used ({reason}); use auto, cpu or cuda") from error
-    return device
 
 
 def sha256_of(path: str | Path) -> str:

@@ -31,23 +31,20 @@ def class_contrast(
     if temperature <= 0:
         raise ValueError(f"class_contrast: temperature is {temperature}, expected > 0")
     if anchors.shape[0] == 0 or negatives.shape[0] == 0:
-        raise ValueError(
-            f"class_contrast: {anchors.shape[0]} anchors and {negatives.shape[0]} negatives; need both"
-        )
+        raise ValueError(f"class_contrast: {anchors.shape[0]} anchors and {negatives.shape[0]} negatives; need both")
     anchors, positive, negatives = (F.normalize(x.float(), dim=-1) for x in (anchors, positive, negatives))
     similar = (anchors @ positive).unsqueeze(1) / temperature
     others = anchors @ negatives.T / temperature
-    log_share = (similar - torch.logsumexp(torch.cat([similar, others], dim=1), dim=1, keepdim=True)).squeeze(
-        1
-    )
+    log_share = (similar - torch.logsumexp(torch.cat([similar, others], dim=1), dim=1, keepdim=True)).squeeze(1)
     return -(log_share if use_log else log_share.exp()).mean()
 
 
 def sample_index(mask: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """At most `count` positions of True in `mask`, without repetition: flat int64 indices, (min(count, True),)."""
+    """At most `count` positions of True in `mask`, without repetition: flat int64 indices, (min(count, True),).
+
+    In random order also where all are taken, so that the first few are a fair sample too.
+    """
     index = mask.flatten().nonzero().squeeze(1)
-    if len(index) <= count:
-        return index
     where = generator.device if generator is not None else torch.device("cpu")
     return index[torch.randperm(len(index), generator=generator, device=where)[:count].to(index.device)]
 
@@ -99,11 +96,9 @@ class HardPatchContrastiveLoss(nn.Module):
         Returns:
             (scalar loss, number of classes that took part).
         """
-        num_classes = self.bank.features.shape[0] if self.bank is not None else int(labels.max()) + 1
+        num_classes = self.bank.features.shape[0] if self.bank is not None else max(2, int(labels.max()) + 1)
         pools = [
-            sample_index(
-                reliable & (labels == c), max(self.anchors_per_class, self.negatives_per_class), generator
-            )
+            sample_index(reliable & (labels == c), max(self.anchors_per_class, self.negatives_per_class), generator)
             for c in range(num_classes)
         ]
         size = labels.shape[-2:]
@@ -118,10 +113,9 @@ class HardPatchContrastiveLoss(nn.Module):
             if len(negatives):
                 terms.append(class_contrast(anchors[c], positive, negatives, self.temperature, self.use_log))
         if not terms:
-            return (
-                embedding.sum() * 0.0,
-                0,
-            )  # keeps the graph alive, so that every rank and step runs the same backward
+            # a sum over nothing is 0 in every precision and keeps the graph alive, so that every rank and step runs
+            # the same backward
+            return embedding[:0].float().sum(), 0
         return torch.stack(terms).mean(), len(terms)
 
     def _positive(self, class_index: int, anchors: Tensor) -> Tensor:

@@ -38,15 +38,11 @@ def masked_cross_entropy(
         ValueError: shapes that do not fit, unknown reduction.
     """
     if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"masked_cross_entropy: reduction is {reduction!r}, expected one of {', '.join(REDUCTIONS)}"
-        )
+        raise ValueError(f"masked_cross_entropy: reduction is {reduction!r}, expected one of {', '.join(REDUCTIONS)}")
     pixels = (logits.shape[0], *logits.shape[2:])
     for name, tensor in (("target", target), ("weight", weight), ("valid", valid)):
         if tensor is not None and tuple(tensor.shape) != pixels:
-            raise ValueError(
-                f"masked_cross_entropy: {name} has shape {tuple(tensor.shape)}, expected {pixels}"
-            )
+            raise ValueError(f"masked_cross_entropy: {name} has shape {tuple(tensor.shape)}, expected {pixels}")
     loss = F.cross_entropy(logits.float(), target, reduction="none")
     factor = loss.new_ones(pixels)
     counted = factor

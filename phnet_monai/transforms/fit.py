@@ -32,7 +32,7 @@ def fit_batch(images: Tensor, size: int, pad_value: float = PAD_VALUE) -> Tensor
 
 
 def unfit_batch(maps: Tensor, height: int, width: int) -> Tensor:
-    """Network output (B, C, size, size) -> (B, C, height, width): padding cut off, bilinear back to the original size."""
+    """Network output (B, C, size, size) -> (B, C, height, width): padding cut off, bilinear back to size."""
     size = maps.shape[-1]
     rows, columns = fitted_size(height, width, size)
     top, left = (size - rows) // 2, (size - columns) // 2

@@ -20,7 +20,7 @@ def _patch_size(tensor: Tensor, grid_size: int) -> tuple[int, int]:
     height, width = tensor.shape[-2:]
     if grid_size < 1 or height % grid_size or width % grid_size:
         raise ValueError(
-            f"grid_size {grid_size} does not divide the image of {height} x {width} pixels; choose a grid_size that does"
+            f"grid_size {grid_size} does not divide the image of {height} x {width} pixels; choose one that does"
         )
     return height // grid_size, width // grid_size
 
@@ -44,9 +44,7 @@ def patch_hardness(probs: Tensor, grid_size: int) -> Tensor:
         ValueError: shape other than (B, C >= 2, H, W), or a grid that does not divide the image.
     """
     if probs.ndim != 4 or probs.shape[1] < 2:
-        raise ValueError(
-            f"patch_hardness: probs has shape {tuple(probs.shape)}, expected (B, C, H, W) with C >= 2"
-        )
+        raise ValueError(f"patch_hardness: probs has shape {tuple(probs.shape)}, expected (B, C, H, W) with C >= 2")
     return patch_mean(pixel_entropy(probs), grid_size).clamp(0.0, 1.0)
 
 
@@ -60,13 +58,7 @@ def patch_mean(values: Tensor, grid_size: int) -> Tensor:
 def patch_all(mask: Tensor, grid_size: int) -> Tensor:
     """True for patches in which every pixel is True: bool (B, H, W) -> bool (B, G, G)."""
     height, width = _patch_size(mask, grid_size)
-    return (
-        mask.bool()
-        .unflatten(-1, (grid_size, width))
-        .unflatten(-3, (grid_size, height))
-        .all(dim=-1)
-        .all(dim=-2)
-    )
+    return mask.bool().unflatten(-1, (grid_size, width)).unflatten(-3, (grid_size, height)).all(dim=-1).all(dim=-2)
 
 
 def expand_patches(patches: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -173,7 +165,8 @@ def draw_keep_mask(
     total = rows * columns
     flat = shielded.flatten(1)
     share = low + (high - low) * _uniform((batch,), shielded.device, generator)
-    count = torch.minimum((share * total).floor().long(), total - flat.sum(dim=1))
+    # a hair is added before rounding down: 0.53 * 100 is 52.99999 in float32
+    count = torch.minimum((share * total * (1 + 1e-6)).floor().long(), total - flat.sum(dim=1))
     # random order in which shielded patches come last; the first `count` are cut
     order = _uniform((batch, total), shielded.device, generator).masked_fill(flat, 2.0).argsort(dim=1)
     rank = order.argsort(dim=1)
@@ -200,9 +193,7 @@ def mix_patches(tensor: Tensor, keep_mask: Tensor) -> Tensor:
     return torch.where(keep, tensor, tensor.roll(-1, dims=0))
 
 
-def _uniform(
-    shape: tuple[int, ...] | torch.Size, device: torch.device, generator: torch.Generator | None
-) -> Tensor:
+def _uniform(shape: tuple[int, ...] | torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Uniform numbers in [0, 1), drawn on the generator's device, so that a seed means the same on every device."""
     where = generator.device if generator is not None else torch.device("cpu")
     return torch.rand(tuple(shape), generator=generator, device=where).to(device)

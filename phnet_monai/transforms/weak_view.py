@@ -24,8 +24,8 @@ class WeakView:
         pad_value: grey of the ground, in [0, 1].
 
     Returns (from a call with a grey uint8 image (H, W) and optionally a bool mask (H, W)):
-        `image` float32 (1, size, size) in [0, 1], `valid` bool (size, size), False on padding, and, if a mask was given,
-        `label` int64 (size, size) with 0 = background (and padding, where `valid` is False), 1 = lesion.
+        `image` float32 (1, size, size) in [0, 1], `valid` bool (size, size), False on padding, and, if a mask was
+        given, `label` int64 (size, size) with 0 = background (and padding, where `valid` is False), 1 = lesion.
     """
 
     def __init__(
@@ -39,25 +39,21 @@ class WeakView:
         low, high = scale_range
         if size < 1 or not 0 < low <= high or not 0 <= flip_probability <= 1:
             raise ValueError(
-                f"WeakView: size {size}, scale_range {tuple(scale_range)}, flip_probability {flip_probability}; expected "
-                "size >= 1, 0 < low <= high, probability in [0, 1]"
+                f"WeakView: size {size}, scale_range {tuple(scale_range)}, flip_probability {flip_probability}; "
+                "expected size >= 1, 0 < low <= high, probability in [0, 1]"
             )
         self.size, self.scale_range = size, (low, high)
         self.flip_probability, self.pad_value = flip_probability, pad_value
 
-    def __call__(
-        self, image: np.ndarray, mask: np.ndarray | None, generator: np.random.Generator
-    ) -> dict[str, Tensor]:
+    def __call__(self, image: np.ndarray, mask: np.ndarray | None, generator: np.random.Generator) -> dict[str, Tensor]:
         if mask is not None and mask.shape != image.shape:
             raise ValueError(f"WeakView: image {image.shape} and mask {mask.shape} differ in size")
         flip = generator.random() < self.flip_probability
         scale = generator.uniform(*self.scale_range)
-        rows, columns = fitted_size(*image.shape, max(1, round(self.size * scale)))
+        rows, columns = fitted_size(image.shape[0], image.shape[1], max(1, round(self.size * scale)))
         top, left = (self._offset(extent, generator) for extent in (rows, columns))
 
-        view = {
-            "image": self._place(self._resize(to_unit(image), rows, columns, flip), top, left, self.pad_value)
-        }
+        view = {"image": self._place(self._resize(to_unit(image), rows, columns, flip), top, left, self.pad_value)}
         inside = torch.ones(1, rows, columns)
         view["valid"] = self._place(inside, top, left, 0.0)[0] > 0
         if mask is not None:

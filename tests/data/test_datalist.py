@@ -52,8 +52,12 @@ def test_round_trip(tmp_path: Path, parts: dict[str, list[Record]]) -> None:
     (entry,) = loaded["validation"]
     (record,) = parts["validation"]
     assert entry == {
-        "image": str(record.image), "label": str(record.masks[0]), "case_id": "d", "group_id": "g-d", "class": "malignant",
-    }  # fmt: skip
+        "image": str(record.image),
+        "label": str(record.masks[0]),
+        "case_id": "d",
+        "group_id": "g-d",
+        "class": "malignant",
+    }
     assert loaded["labeled"][0]["image"] == str(parts["labeled"][0].image)
     assert load_datalist(path.parent) == loaded
     assert load_part(path, "test") == loaded["test"]

@@ -1,0 +1,31 @@
+# Every target makes its own environment (see scripts/setup_env.sh); real data are used where PHNET_DATA points to them.
+PYTHON ?= python3
+PHNET_DATA ?= $(wildcard $(abspath ../shared/data))
+export PHNET_DATA
+PY = .venv/bin/python
+
+.PHONY: env demo test coverage check wheel clean
+
+env:
+	@PYTHON=$(PYTHON) bash scripts/setup_env.sh
+
+demo: env
+	rm -rf demo_out
+	$(PY) -m phnet_monai demo demo_out
+
+test: env
+	$(PY) -m pytest
+
+coverage: env
+	$(PY) -m pytest --cov --cov-report=term
+
+check: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+wheel: env
+	$(PY) -m build --no-isolation --wheel
+
+clean:
+	rm -rf .venv dist demo_out .mypy_cache .ruff_cache .pytest_cache .coverage

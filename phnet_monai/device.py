@@ -1,0 +1,22 @@
+"""Torch devices by name."""
+
+from __future__ import annotations
+
+import torch
+
+
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The torch device called `name`; "auto" is the first CUDA GPU, or else the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or the machine lacks it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"device {str(name)!r} cannot be used ({reason}); use auto, cpu or cuda") from error
+    return device

@@ -1,0 +1,17 @@
+"""Slow transcriptions of the paper's equations for the tests of this room."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "phnet_reference.py"
+
+
+@pytest.fixture(scope="session")
+def reference() -> SimpleNamespace:
+    """The functions of `tests/reference/phnet_reference.py`."""
+    return SimpleNamespace(**runpy.run_path(str(REFERENCE)))
