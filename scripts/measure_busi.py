@@ -25,7 +25,7 @@ from phnet_monai import __version__
 from phnet_monai.data import load_datalist, prepare_busi
 from phnet_monai.engines.run import evaluate_run, overlay, train_run
 
-METHODS = ("sup_only", "sup_only_ema", "phnet")
+METHODS = ("sup_only_ema", "phnet")
 
 
 def machine() -> dict[str, object]:
@@ -49,19 +49,26 @@ def warm_start(datalist: Path, folder: Path, seed: int) -> Path:
     return folder / "last.pt"
 
 
+def scores(folder: Path, datalist: Path, part: str, which: str) -> dict[str, dict]:
+    """Summaries of the best and the last checkpoint on one part."""
+    return {
+        name: evaluate_run(folder / f"{name}.pt", datalist, folder / f"{part}_{which}_{name}", part=part, which=which)
+        for name in ("best", "last")
+    }
+
+
 def cell(args: argparse.Namespace, method: str, seed: int) -> None:
-    """Train and evaluate one (method, seed) and write its JSON."""
+    """Train and evaluate one (method, seed) and write its JSON; a finished one only gains its test scores."""
     name = f"{args.name or method}_seed{seed}"
     result_file = args.out / f"{name}.json"
-    result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else None
-    if result is not None and (not args.test or "test" in result):
-        return
     datalist = args.work / f"data_seed{seed}" / "datalist.json"
-    if not datalist.is_file():
-        prepare_busi(args.data, datalist.parent, labeled=args.labeled, seed=seed, split_seed=0, overwrite=True)
-    start = warm_start(datalist, args.work / f"warm_seed{seed}", seed)
     folder = args.work / name
-    if result is None:
+    if result_file.is_file():
+        result = json.loads(result_file.read_text(encoding="utf-8"))
+    else:
+        if not datalist.is_file():
+            prepare_busi(args.data, datalist.parent, labeled=args.labeled, seed=seed, split_seed=0, overwrite=True)
+        start = warm_start(datalist, args.work / f"warm_seed{seed}", seed)
         begun = time.perf_counter()
         run = train_run(datalist, folder, method=method, seed=seed, init=start, overrides=args.set, config=args.config)
         run.pop("out")
@@ -76,20 +83,17 @@ def cell(args: argparse.Namespace, method: str, seed: int) -> None:
             "history": history(folder),
             "version": __version__,
             "machine": machine(),
-            "validation": {},
+            # the student of a supervised-only run is the plain supervised-only model: the EMA does not touch it
+            "scores": {
+                which: {"validation": scores(folder, datalist, "validation", which)} for which in ("teacher", "student")
+            },
         }
-        for which in ("best", "last"):
-            result["validation"][which] = evaluate_run(
-                folder / f"{which}.pt", datalist, folder / f"validation_{which}", part="validation"
-            )
     if args.test:
-        result["test"] = {}
-        for which in ("best", "last"):
-            result["test"][which] = evaluate_run(
-                folder / f"{which}.pt", datalist, folder / f"test_{which}", part="test"
-            )
-            csv = folder / f"test_{which}" / "per_image.csv"
-            (args.out / f"{name}_test_{which}.csv").write_text(csv.read_text(encoding="utf-8"), encoding="utf-8")
+        for which, parts in result["scores"].items():
+            if "test" not in parts:
+                parts["test"] = scores(folder, datalist, "test", which)
+                table = folder / f"test_{which}_last" / "per_image.csv"
+                (args.out / f"{name}_test_{which}.csv").write_text(table.read_text("utf-8"), encoding="utf-8")
     args.out.mkdir(parents=True, exist_ok=True)
     result_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

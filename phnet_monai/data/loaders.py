@@ -39,8 +39,9 @@ class DecodeLesion(Transform):
             mask = read_mask(data["label"])
             if mask.shape != image.shape:
                 raise ValueError(
-                    f"{data['label']}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {data['image']} "
-                    f"has {image.shape[1]} x {image.shape[0]}; they must be the same. Mend or remove the pair."
+                    f"{data['label']}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image "
+                    f"{data['image']} has {image.shape[1]} x {image.shape[0]}; they must be the same. "
+                    "Mend or remove the pair."
                 )
             item["label"] = self._shrink(mask.astype(np.uint8) * 255) >= 128
         item["image"] = self._shrink(image)

@@ -22,7 +22,7 @@ class SaveCheckpoints:
 
     A checkpoint is a dictionary of tensors and plain values (`weights_only=True` reads it): `student`, `teacher`,
     `info` (network arguments, input, method, score, epoch) and, in `last.pt` only, the training state. It is written
-    beside its place and renamed, so that a kill leaves the old or the new file. Weights that are not finite are refused.
+    beside its place and renamed, so that a kill leaves the old or the new file. Non-finite weights are refused.
 
     Attach after the handler that runs the validation.
 

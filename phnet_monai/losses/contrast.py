@@ -101,8 +101,8 @@ class HardPatchContrastiveLoss(nn.Module):
             sample_index(reliable & (labels == c), max(self.anchors_per_class, self.negatives_per_class), generator)
             for c in range(num_classes)
         ]
-        size = labels.shape[-2:]
-        sampled = [embedding_at(embedding, pool, size).float() for pool in pools]
+        features = embedding_at(embedding, torch.cat(pools), labels.shape[-2:]).float()
+        sampled = list(features.split([len(pool) for pool in pools]))
         anchors = [features[: self.anchors_per_class] for features in sampled]
         terms = []
         for c in range(num_classes):

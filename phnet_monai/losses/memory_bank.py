@@ -24,7 +24,7 @@ class MemoryBank(nn.Module):
         super().__init__()
         if min(num_classes, feature_size, capacity) < 1:
             raise ValueError(
-                f"MemoryBank: num_classes {num_classes}, feature_size {feature_size}, capacity {capacity}; all must be 1+"
+                f"MemoryBank: num_classes {num_classes}, feature_size {feature_size}, capacity {capacity}; expected 1+"
             )
         self.capacity = capacity
         self.register_buffer("features", torch.zeros(num_classes, capacity, feature_size))

@@ -52,9 +52,6 @@ class PHNet(nn.Module):
         H, W padded at the bottom and right; pixel (y, x) lies at ((y + .5)/4 - .5, (x + .5)/4 - .5) of the feature map.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         encoder: str = "resnet50",
@@ -115,7 +112,7 @@ class PHNet(nn.Module):
         if not torch.jit.is_scripting():
             self._check_input(x)
         x = pad_to_multiple(x, self.backbone.divisor)
-        return self.backbone.encode((x.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return self.backbone.encode((x.expand(-1, 3, -1, -1) - self.mean) / self.std)  # type: ignore[operator]
 
     def decode(self, features: list[Tensor]) -> Decoded:
         """Feature maps (possibly perturbed) -> what the heads read."""
@@ -174,19 +171,19 @@ def embedding_at(embedding: Tensor, index: Tensor, size: Sequence[int], *, strid
         (A, D), of the embedding's dtype. Memory grows with A only.
     """
     height, width = size
-    rows, columns = embedding.shape[-2:]
-    image = index // (height * width)
-    y = (index // width % height).to(torch.float32)
-    x = (index % width).to(torch.float32)
-    y = ((y + 0.5) / stride - 0.5).clamp(0, rows - 1)
-    x = ((x + 0.5) / stride - 0.5).clamp(0, columns - 1)
+    _, depth, rows, columns = embedding.shape
+    y = (index // width % height + 0.5) / stride - 0.5
+    x = (index % width + 0.5) / stride - 0.5
+    y, x = y.clamp(0, rows - 1), x.clamp(0, columns - 1)
     top, left = y.floor().long(), x.floor().long()
     bottom, right = (top + 1).clamp(max=rows - 1), (left + 1).clamp(max=columns - 1)
-    wy = (y - top).unsqueeze(1).to(embedding.dtype)
-    wx = (x - left).unsqueeze(1).to(embedding.dtype)
-    upper = embedding[image, :, top, left] * (1 - wx) + embedding[image, :, top, right] * wx
-    lower = embedding[image, :, bottom, left] * (1 - wx) + embedding[image, :, bottom, right] * wx
-    return upper * (1 - wy) + lower * wy
+    # one gather for the four neighbours, so that backward fills one buffer of the map's size
+    first = index // (height * width) * (rows * columns)
+    places = torch.stack([first + row * columns + column for row in (top, bottom) for column in (left, right)])
+    features = embedding.permute(0, 2, 3, 1).reshape(-1, depth).index_select(0, places.flatten()).view(4, -1, depth)
+    wy, wx = y - top, x - left
+    weights = torch.stack([(1 - wy) * (1 - wx), (1 - wy) * wx, wy * (1 - wx), wy * wx]).to(embedding.dtype)
+    return (features * weights.unsqueeze(2)).sum(dim=0)
 
 
 def make_teacher(student: PHNet) -> PHNet:

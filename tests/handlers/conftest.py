@@ -1,4 +1,4 @@
-"""Slow transcriptions of the paper's equations for the tests of this room."""
+"""Slow transcriptions of the paper's equations, and a whole training that takes a second."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-REFERENCE = Path(__file__).parents[1] / "reference" / "phnet_reference.py"
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 @pytest.fixture(scope="session")
 def reference() -> SimpleNamespace:
     """The functions of `tests/reference/phnet_reference.py`."""
-    return SimpleNamespace(**runpy.run_path(str(REFERENCE)))
+    return SimpleNamespace(**runpy.run_path(str(REFERENCE / "phnet_reference.py")))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """The functions of `tests/reference/tiny_training.py`."""
+    return SimpleNamespace(**runpy.run_path(str(REFERENCE / "tiny_training.py")))

@@ -32,7 +32,7 @@ def test_lite0_tensors_are_those_of_the_file():
     assert all(tuple(t.shape) in by_shape for t in loaded.values())
     for name, tensor in loaded.items():
         if name.endswith("running_var"):
-            assert (tensor > 0).all(), name
+            assert (tensor >= 0).all(), name  # no mean or bias in its place
 
 
 def test_lite0_recognises_photographs():

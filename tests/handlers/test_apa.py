@@ -1,0 +1,230 @@
+"""Adaptive patch augmentation on a step made by hand, and in a training."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from phnet_monai.engines import Step, View
+from phnet_monai.handlers import AdaptivePatchAugmentation
+from phnet_monai.transforms import expand_patches, mix_patches, patch_all
+
+BATCH, SIZE, GRID = 3, 16, 4
+
+
+def second_look(image: Tensor) -> Tensor:
+    """A teacher that is surer the further a pixel is from grey: (B, 1, H, W) -> probabilities (B, 2, H, W)."""
+    return torch.cat([1 - image, image], dim=1)
+
+
+def make_engine(epoch: int = 5, max_epochs: int = 10, seed: int = 0, padded: bool = False) -> SimpleNamespace:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(BATCH, 1, SIZE, SIZE, generator=generator)
+    probs = (3 * torch.randn(BATCH, 2, SIZE, SIZE, generator=generator)).softmax(dim=1)
+    valid = torch.ones(BATCH, SIZE, SIZE, dtype=torch.bool)
+    if padded:
+        valid[0, :, :5] = False  # one and a quarter columns of patches
+        valid[1, 11:] = False
+        probs.masked_fill_(~valid.unsqueeze(1), 0.5)  # padding looks hardest
+    weak = View(image, probs.argmax(dim=1), torch.ones(BATCH, SIZE, SIZE), valid)
+    step = Step(views={"unlabeled": weak}, weak={"unlabeled": weak}, teacher_probs=probs)
+    return SimpleNamespace(
+        state=SimpleNamespace(step=step, epoch=epoch, max_epochs=max_epochs),
+        generator=torch.Generator().manual_seed(seed),
+        format=torch.contiguous_format,
+        teacher_probabilities=second_look,
+    )
+
+
+def augment(engine: SimpleNamespace, **arguments) -> tuple[View, View]:
+    """(weak view, augmented view)."""
+    AdaptivePatchAugmentation(GRID, **arguments)(engine)
+    step = engine.state.step
+    return step.weak["unlabeled"], step.views["unlabeled"]
+
+
+@pytest.mark.parametrize("epoch", [1, 4, 10])
+@pytest.mark.parametrize("threshold", [0.6, 0.9])
+def test_the_step_follows_the_equations(reference, epoch, threshold):
+    engine = make_engine(epoch)
+    probs = engine.state.step.teacher_probs.double().numpy()
+    weak, view = augment(engine, shield_ratio=0.4, threshold=threshold)
+    plan = engine.state.step.patches
+
+    hardness = reference.hardness(probs, GRID)
+    np.testing.assert_allclose(plan.hardness.numpy(), hardness, rtol=1e-5)
+    count = reference.shielded_count(Fraction("0.4"), epoch, 10, GRID)
+    np.testing.assert_array_equal(plan.shielded.numpy(), reference.hardest(hardness, count))
+    assert not (plan.shielded & ~plan.keep_mask).any()
+    keep = plan.keep_mask.numpy()
+    np.testing.assert_array_equal(view.image.numpy(), reference.mix(weak.image.numpy(), keep))
+    np.testing.assert_array_equal(view.target.numpy(), reference.mix(probs.argmax(axis=1), keep))
+    assert torch.equal(plan.pseudo_label, view.target)
+    again = second_look(view.image).numpy()
+    np.testing.assert_array_equal(view.weight.numpy(), reference.confidence_mask(again, np.float32(threshold)))
+    np.testing.assert_array_equal(
+        (plan.pseudo_label == plan.second_label).numpy(), reference.agreement(view.target.numpy(), again)
+    )
+    np.testing.assert_allclose(plan.confidence.numpy(), again.max(axis=1))
+    assert 0 < view.weight.mean() < 1  # the threshold drops some
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_padding_is_never_shielded_and_moves_with_the_image(seed):
+    engine = make_engine(10, seed=seed, padded=True)
+    weak, view = augment(engine, shield_ratio=1.0)
+    plan = engine.state.step.patches
+    inside = patch_all(weak.valid, GRID)
+    assert torch.equal(plan.shielded, inside)  # all patches are asked for, only whole ones are given
+    assert torch.equal(view.valid, mix_patches(weak.valid, plan.keep_mask))
+    shielded = expand_patches(plan.shielded, (SIZE, SIZE))
+    assert view.valid[shielded].all()
+    assert (~plan.keep_mask[0, :, :2]).any() or (~plan.keep_mask[1, 2:]).any()  # padded patches may be cut
+
+
+def test_padded_images_shield_their_hardest_valid_patches(reference):
+    engine = make_engine(5, padded=True)
+    augment(engine, shield_ratio=1.0)  # 8 of 16
+    plan = engine.state.step.patches
+    inside = patch_all(engine.state.step.weak["unlabeled"].valid, GRID)
+    scores = torch.where(inside, plan.hardness, -1.0).numpy()
+    np.testing.assert_array_equal(plan.shielded.numpy(), reference.hardest(scores, 8))
+
+
+def test_the_weak_view_is_kept_as_it_was():
+    engine = make_engine()
+    before = engine.state.step.weak["unlabeled"].image.clone()
+    weak, view = augment(engine, cut_ratio=(0.5, 0.5))
+    assert torch.equal(weak.image, before)
+    assert not torch.equal(view.image, before)
+
+
+def test_cutting_nothing_is_the_identity_but_for_the_weight():
+    engine = make_engine()
+    weak, view = augment(engine, cut_ratio=(0, 0), threshold=0.8)
+    assert torch.equal(view.image, weak.image)
+    assert torch.equal(view.target, weak.target)
+    assert torch.equal(view.valid, weak.valid)
+    assert torch.equal(view.weight, (second_look(weak.image).amax(dim=1) >= 0.8).float())
+
+
+def test_confidence_of_the_first_answer():
+    engine = make_engine()
+    probs = engine.state.step.teacher_probs
+    _, view = augment(engine, filter_on="weak", threshold=0.9)
+    keep = engine.state.step.patches.keep_mask
+    assert torch.equal(view.weight, mix_patches((probs.amax(dim=1) >= 0.9).float(), keep))
+    expected = second_look(view.image).argmax(dim=1)
+    assert torch.equal(engine.state.step.patches.second_label, expected)  # the contrast still needs Y
+
+
+def test_threshold_zero_keeps_all_pixels():
+    assert augment(make_engine(), threshold=0.0)[1].weight.min() == 1
+
+
+def test_shield_modes():
+    hard, easy, random, none = (make_engine() for _ in range(4))
+    for engine, mode in ((hard, "hard"), (easy, "easy"), (random, "random"), (none, "none")):
+        augment(engine, shield=mode, shield_ratio=0.5)  # 4 of 16
+    plans = [engine.state.step.patches for engine in (hard, easy, random, none)]
+    assert [plan.shielded.sum(dim=(1, 2)).tolist() for plan in plans] == [[4] * BATCH] * 3 + [[0] * BATCH]
+    hardness = plans[0].hardness
+    for i in range(BATCH):
+        assert hardness[i][plans[0].shielded[i]].min() > hardness[i][~plans[0].shielded[i]].max()
+        assert hardness[i][plans[1].shielded[i]].max() < hardness[i][~plans[1].shielded[i]].min()
+    assert not torch.equal(plans[2].shielded, plans[0].shielded)
+    assert not any((plan.shielded & ~plan.keep_mask).any() for plan in plans)
+
+
+def test_the_shield_grows_with_the_epoch():
+    counts = []
+    for epoch in range(11):
+        engine = make_engine(epoch)
+        augment(engine, shield_ratio=0.5)
+        counts.append(int(engine.state.step.patches.shielded[0].sum()))
+    assert counts == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8]  # 0.8 a epoch
+
+
+def test_the_engines_generator_decides_alone():
+    first, again, other = make_engine(), make_engine(), make_engine()
+    other.generator.manual_seed(99)
+    views = [augment(engine)[1] for engine in (first, again, other)]
+    assert torch.equal(views[0].image, views[1].image)
+    assert not torch.equal(views[0].image, views[2].image)
+
+
+@pytest.mark.parametrize("missing", ["view", "probs"])
+def test_labeled_only_steps_are_left_alone(missing):
+    engine = make_engine()
+    step = engine.state.step
+    if missing == "view":
+        step.views = {"labeled": step.views["unlabeled"]}
+    else:
+        step.teacher_probs = None
+    views = dict(step.views)
+    AdaptivePatchAugmentation(GRID)(engine)
+    assert step.views == views
+    assert step.patches is None
+    assert step.scalars == {}
+
+
+def test_what_is_logged():
+    engine = make_engine(5, padded=True)
+    _, view = augment(engine, shield_ratio=0.5, threshold=0.7)
+    step, plan = engine.state.step, engine.state.step.patches
+    scalars = {name: float(value) for name, value in step.scalars.items()}
+    valid = view.valid
+    assert scalars == pytest.approx(
+        {
+            "hardness": float(plan.hardness.mean()),
+            "shielded_share": 4 / 16,
+            "kept_patches": float(plan.keep_mask.float().mean()),
+            "confident_pixels": float(view.weight[valid].mean()),
+            "pseudo_label_agreement": float((plan.pseudo_label == plan.second_label)[valid].float().mean()),
+            "pseudo_label_lesion": float(view.target[valid].float().mean()),
+        },
+        rel=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 1.5}, "threshold is 1.5, expected a value in"),
+        ({"shield": "hardest"}, "shield is 'hardest'"),
+        ({"filter_on": "strong"}, "filter_on is 'strong'"),
+        ({"cut_ratio": (0.5, 0.1)}, "cut_ratio is"),
+        ({"shield_ratio": 30}, "shield_ratio is 30"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptivePatchAugmentation(GRID, **arguments)
+
+
+def test_a_grid_that_does_not_divide_the_image_is_refused():
+    with pytest.raises(ValueError, match="grid_size 5 does not divide"):
+        AdaptivePatchAugmentation(5)(make_engine())
+
+
+def test_in_a_training(tiny):
+    """Seen from the trainer: the student is trained on what the plan says."""
+    run = tiny.build()
+    run.trainer.run()
+    for epoch, step in zip(run.recorder.epochs, run.recorder.steps, strict=True):
+        if epoch == 1:
+            assert step.patches is None
+            assert list(step.views) == ["labeled"]
+            continue
+        plan, weak, view = step.patches, step.weak["unlabeled"], step.views["unlabeled"]
+        assert torch.equal(view.image, mix_patches(weak.image, plan.keep_mask))
+        assert torch.equal(view.target, mix_patches(weak.target, plan.keep_mask))
+        assert torch.equal(view.valid, mix_patches(weak.valid, plan.keep_mask))
+        assert not (plan.shielded & ~plan.keep_mask).any()
+        assert not (plan.shielded & ~patch_all(weak.valid, tiny.GRID)).any()
+        assert plan.shielded.sum(dim=(1, 2)).max() <= 16 * epoch // 3

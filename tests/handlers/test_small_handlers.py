@@ -1,0 +1,114 @@
+"""Warm start, scores as files, and the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from phnet_monai.data.loaders import evaluation_loader
+from phnet_monai.engines import LesionEvaluator
+from phnet_monai.handlers import LoadWeights, Progress, WriteScores
+from phnet_monai.networks import CheckpointError
+
+
+def at(iteration: int) -> SimpleNamespace:
+    return SimpleNamespace(state=SimpleNamespace(iteration=iteration))
+
+
+# LoadWeights
+
+
+def test_a_warm_start_reaches_student_and_teacher(tiny, tmp_path):
+    earlier = tiny.build(folder=tmp_path / "earlier", max_epochs=1)
+    earlier.trainer.run()
+    run = tiny.build(init_seed=5, max_epochs=1)
+    seen = {}
+
+    class Look:
+        def attach(self, engine):
+            from ignite.engine import Events
+
+            engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+        def __call__(self, engine):
+            seen.update(student=tiny.weights(run.student), teacher=tiny.weights(run.teacher))
+
+    # in the order of train.json: warm start before the EMA teacher
+    warm = LoadWeights(run.student, tmp_path / "earlier" / "last.pt")
+    run.trainer = type(run.trainer)(
+        "cpu", 1, run.loader, run.student, run.optimizer, teacher=run.teacher, train_handlers=[warm, run.ema, Look()]
+    )
+    run.trainer.run()
+    assert tiny.equal(seen["student"], earlier.student.state_dict())
+    own = {name: t for name, t in earlier.student.state_dict().items() if not name.startswith("projector.")}
+    assert tiny.equal(seen["teacher"], own)
+
+
+def test_a_resumed_run_keeps_its_weights(tmp_path):
+    source, network = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    torch.save(source.state_dict(), tmp_path / "model.pt")  # a plain state dict
+    handler, before = LoadWeights(network, tmp_path / "model.pt"), network.weight.clone()
+    handler(at(7))
+    assert torch.equal(network.weight, before)
+    handler(at(0))
+    assert torch.equal(network.weight, source.weight)
+
+
+def test_which_weights_are_taken(tmp_path):
+    student, teacher, network = (torch.nn.Linear(2, 2) for _ in range(3))
+    torch.save({"student": student.state_dict(), "teacher": teacher.state_dict()}, tmp_path / "x.pt")
+    for which, source in (("student", student), ("teacher", teacher)):
+        LoadWeights(network, tmp_path / "x.pt", which)(at(0))
+        assert torch.equal(network.weight, source.weight)
+
+
+def test_without_a_path_nothing_happens():
+    network = torch.nn.Linear(2, 2)
+    before = network.weight.clone()
+    LoadWeights(network)(at(0))
+    assert torch.equal(network.weight, before)
+
+
+def test_a_bad_path_ends_the_run_before_any_work(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.pt: no such checkpoint file"):
+        LoadWeights(torch.nn.Linear(2, 2), tmp_path / "gone.pt")
+    (tmp_path / "broken.pt").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        LoadWeights(torch.nn.Linear(2, 2), tmp_path / "broken.pt")
+
+
+# WriteScores
+
+
+def test_scores_are_written_after_an_evaluation(tiny, tmp_path):
+    items = tiny.pictures(3)
+    network = tiny.build().teacher
+    evaluator = LesionEvaluator(
+        "cpu", evaluation_loader(items), network, size=tiny.SIZE, val_handlers=[WriteScores(tmp_path / "scores")]
+    )
+    evaluator.run()
+    with open(tmp_path / "scores" / "per_image.csv", newline="") as file:
+        assert [row["case_id"] for row in csv.DictReader(file)] == ["case-0", "case-1", "case-2"]
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert summary["images"] == 3
+    assert summary["pooled_dice"] == pytest.approx(evaluator.state.metrics["pooled_dice"])
+
+
+# Progress
+
+
+def test_the_bar_counts_all_steps_and_shows_the_loss(tiny, capsys):
+    run = tiny.build(max_epochs=1, handlers=(Progress(always=True),))
+    run.trainer.run()
+    written = capsys.readouterr().err
+    assert "4/4" in written
+    assert f"loss={run.recorder.outputs[-1]['loss']:.3f}" in written
+
+
+def test_a_log_file_gets_no_bar(tiny, capsys):
+    tiny.build(max_epochs=1, handlers=(Progress(),)).trainer.run()
+    assert "step/s" not in capsys.readouterr().err
