@@ -57,7 +57,7 @@ class PatchPlan:
     Attributes:
         hardness: (B, G, G), Eq. 4 on the teacher's view of the unmixed image.
         shielded: bool (B, G, G), the k chosen patches.
-        keep_mask: bool (B, G, G), M of Eq. 6.
+        keep_mask: bool (B, G, G), M of Eq. 6; (B, H, W) for plain CutMix.
         pseudo_label: int64 (B, H, W), y of Eq. 7, after mixing.
         second_label: int64 (B, H, W), Y of Eq. 11, the teacher's answer to the mixed image.
         confidence: (B, H, W), the teacher's highest probability there, Eq. 9.

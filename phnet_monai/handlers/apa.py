@@ -13,6 +13,7 @@ from phnet_monai.engines.trainer import SemiSupervisedTrainer
 from phnet_monai.transforms.patches import (
     CUT_RATIO,
     ShieldMode,
+    draw_keep_box,
     draw_keep_mask,
     mix_patches,
     patch_all,
@@ -35,6 +36,8 @@ class AdaptivePatchAugmentation:
         shield_ratio: beta of Eq. 5, 0.3 in the paper.
         threshold: gamma of Eq. 9, 0.9 in the paper; 0 keeps every pixel.
         cut_ratio: lowest and highest share of all patches that is cut; (0, 0) mixes nothing (Table 3a, row "w").
+        cut: `patches` (the method) or `box`, one rectangle a^u x a^(1-u) as in plain CutMix (Table 3a); `box` needs
+            shield `none`.
         shield: `hard` (the method), `easy`, `random` or `none` (Table 3a).
         filter_on: `mixed`, confidence of the teacher on A(x) as in Eq. 9; `weak`, of its first answer, mixed like the
             label. The second answer Y (Eq. 11), which the contrast needs, is made in both cases.
@@ -47,6 +50,7 @@ class AdaptivePatchAugmentation:
         shield_ratio: float = 0.3,
         threshold: float = 0.9,
         cut_ratio: tuple[float, float] = CUT_RATIO,
+        cut: Literal["patches", "box"] = "patches",
         shield: ShieldMode = "hard",
         filter_on: FilterOn = "mixed",
     ) -> None:
@@ -54,6 +58,11 @@ class AdaptivePatchAugmentation:
             raise ValueError(f"AdaptivePatchAugmentation: threshold is {threshold}, expected a value in [0, 1]")
         if shield not in ("hard", "easy", "random", "none"):
             raise ValueError(f"AdaptivePatchAugmentation: shield is {shield!r}, expected hard, easy, random or none")
+        if cut not in ("patches", "box") or (cut == "box" and shield != "none"):
+            raise ValueError(
+                f"AdaptivePatchAugmentation: cut is {cut!r} with shield {shield!r}; expected 'patches' with any "
+                "shield, or 'box' with shield 'none' (a rectangle cannot go around patches)"
+            )
         if filter_on not in ("mixed", "weak"):
             raise ValueError(f"AdaptivePatchAugmentation: filter_on is {filter_on!r}, expected 'mixed' or 'weak'")
         low, high = cut_ratio
@@ -63,7 +72,7 @@ class AdaptivePatchAugmentation:
             )
         shielded_patch_count(1, 1, shield_ratio, grid_size)  # refuses a bad shield_ratio before any work
         self.grid_size, self.shield_ratio, self.threshold = grid_size, shield_ratio, threshold
-        self.cut_ratio, self.shield, self.filter_on = (low, high), shield, filter_on
+        self.cut_ratio, self.cut, self.shield, self.filter_on = (low, high), cut, shield, filter_on
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(SemiSupervisedEvents.VIEWS_PREPARED, self)
@@ -91,11 +100,15 @@ class AdaptivePatchAugmentation:
     def _plan(
         self, probs: Tensor, valid: Tensor, count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hardness, shielded patches and keep mask, each (B, G, G). Padded patches are never shielded."""
+        """Hardness, shielded patches and keep mask, (B, G, G); padding is never shielded. A box is per pixel."""
         hardness = patch_hardness(probs, self.grid_size)
         inside = patch_all(valid, self.grid_size)
         shielded = shielded_patches(hardness, count, self.shield, valid=inside, generator=generator)
-        return hardness, shielded, draw_keep_mask(shielded, self.cut_ratio, generator)
+        if self.cut == "box":
+            keep = draw_keep_box(len(valid), valid.shape[-1], self.cut_ratio, generator).to(valid.device)
+        else:
+            keep = draw_keep_mask(shielded, self.cut_ratio, generator)
+        return hardness, shielded, keep
 
     @staticmethod
     def _log(step: Step, valid: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from phnet_monai.transforms.fit import fit_batch, fit_image, unfit_batch, unfit_probs
 from phnet_monai.transforms.patches import (
+    draw_keep_box,
     draw_keep_mask,
     expand_patches,
     hardest_patches,
@@ -16,6 +17,7 @@ from phnet_monai.transforms.weak_view import WeakView
 
 __all__ = [
     "WeakView",
+    "draw_keep_box",
     "draw_keep_mask",
     "expand_patches",
     "fit_batch",

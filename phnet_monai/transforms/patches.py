@@ -173,6 +173,30 @@ def draw_keep_mask(
     return (rank >= count.unsqueeze(1)).view(batch, rows, columns)
 
 
+def draw_keep_box(
+    batch: int, size: int, cut_ratio: tuple[float, float] = CUT_RATIO, generator: torch.Generator | None = None
+) -> Tensor:
+    """One random rectangle to cut per image: plain CutMix (Table 3a, row "cutmix"; French et al., arXiv:1906.01916).
+
+    The share a of the area is uniform in `cut_ratio`; the height is a^u and the width a^(1-u) of the side, u uniform in
+    [0, 1]; the place is uniform.
+
+    Returns:
+        keep_mask: bool (batch, size, size), a grid of single pixels for `mix_patches`; False inside the rectangle.
+    """
+    low, high = cut_ratio
+    if not 0.0 <= low <= high <= 1.0:
+        raise ValueError(f"cut_ratio is {tuple(cut_ratio)}, expected 0 <= low <= high <= 1")
+    area, shape, y, x = _uniform((4, batch), torch.device("cpu"), generator)
+    area = low + (high - low) * area
+    height, width = ((area**power) * size for power in (shape, 1 - shape))
+    top, left = ((size - extent) * place for extent, place in ((height, y), (width, x)))
+    centre = torch.arange(size) + 0.5
+    rows = (centre >= top[:, None]) & (centre < (top + height)[:, None])
+    columns = (centre >= left[:, None]) & (centre < (left + width)[:, None])
+    return ~(rows[:, :, None] & columns[:, None, :])
+
+
 def mix_patches(tensor: Tensor, keep_mask: Tensor) -> Tensor:
     """Fill cut patches with those of the next image in the batch, Eqs. 6 and 7.
 

@@ -179,7 +179,7 @@ def test_seed_also_draws_the_first_weights(datalist: Path, tmp_path: Path) -> No
 def test_resumed_run_equals_an_uninterrupted_one(
     killed_at: int, whole: Path, datalist: Path, checkpoint: Path, tmp_path: Path, history: History
 ) -> None:
-    """Killed in the third epoch and resumed: student, teacher, memory bank, optimiser, schedule, best score: all bits."""
+    """Killed in the third epoch and resumed: student, teacher, memory bank, optimiser, schedule, best score, all equal."""
 
     def kill(progress: Progress, engine: Engine) -> None:
         if engine.state.iteration == killed_at:
