@@ -14,7 +14,7 @@ from phnet_monai.inference import Predictor, infer_folder
 
 IMAGES, LABELED = 160, 12
 # the `cpu` profile at a third of its pixels and a fifth of its steps: minutes on two cores
-SMALL = {"size": 96, "grid_size": 12, "train#handlers#8#always": True, "epoch_length": 50}
+SMALL = {"size": 96, "grid_size": 12, "progress#always": True, "epoch_length": 50}
 WARM_START = {**SMALL, "max_epochs": 4, "pretrain_epochs": 4, "batch_size": 8, "rate": 0.01}
 SAME_STEPS = {**SMALL, "max_epochs": 4}
 

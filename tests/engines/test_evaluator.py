@@ -49,9 +49,7 @@ def test_a_perfect_network_has_dice_one_at_odd_sizes():
     evaluator = evaluate(lesion_pictures())
     rows = evaluator.scores.rows()
     assert [row["dice"] for row in rows] == [1.0] * 5
-    assert evaluator.state.metrics == pytest.approx(
-        {"pooled_dice": 1, "pooled_iou": 1, "dice_mean": 1, "iou_mean": 1}
-    )
+    assert evaluator.state.metrics == pytest.approx({"pooled_dice": 1, "pooled_iou": 1, "dice_mean": 1, "iou_mean": 1})
 
 
 def test_scores_are_taken_at_the_original_size():

@@ -127,6 +127,28 @@ def test_threshold_zero_keeps_all_pixels():
     assert augment(make_engine(), threshold=0.0)[1].weight.min() == 1
 
 
+def test_a_pixel_exactly_at_the_threshold_is_kept():
+    engine = make_engine()
+    engine.teacher_probabilities = lambda image: torch.full((BATCH, 2, SIZE, SIZE), 0.5)
+    assert augment(engine, threshold=0.5)[1].weight.min() == 1
+
+
+def test_a_box_instead_of_patches():
+    """Plain CutMix (Table 3a): one rectangle, nothing shielded, image, label and valid area mixed alike."""
+    engine = make_engine(padded=True)
+    weak, view = augment(engine, cut="box", shield="none", cut_ratio=(0.2, 0.4))
+    plan = engine.state.step.patches
+    assert not plan.shielded.any()
+    assert plan.keep_mask.shape == (BATCH, SIZE, SIZE)
+    keep = plan.keep_mask
+    assert torch.equal(view.image, torch.where(keep.unsqueeze(1), weak.image, weak.image.roll(-1, 0)))
+    assert torch.equal(view.target, torch.where(keep, weak.target, weak.target.roll(-1, 0)))
+    assert torch.equal(view.valid, torch.where(keep, weak.valid, weak.valid.roll(-1, 0)))
+    for cut in ~keep:
+        assert 0 < cut.float().mean() < 0.6
+        assert cut.sum() == cut.any(dim=0).sum() * cut.any(dim=1).sum()  # a rectangle
+
+
 def test_shield_modes():
     hard, easy, random, none = (make_engine() for _ in range(4))
     for engine, mode in ((hard, "hard"), (easy, "easy"), (random, "random"), (none, "none")):
@@ -199,6 +221,8 @@ def test_what_is_logged():
         ({"shield": "hardest"}, "shield is 'hardest'"),
         ({"filter_on": "strong"}, "filter_on is 'strong'"),
         ({"cut_ratio": (0.5, 0.1)}, "cut_ratio is"),
+        ({"cut": "circle"}, "cut is 'circle'"),
+        ({"cut": "box"}, "a rectangle cannot go around patches"),
         ({"shield_ratio": 30}, "shield_ratio is 30"),
     ],
 )

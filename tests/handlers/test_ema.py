@@ -172,7 +172,11 @@ def test_shared_storage_is_refused():
 
 @pytest.mark.parametrize(
     ("student", "teacher"),
-    [(nn.Linear(2, 2), nn.Linear(2, 3)), (nn.Linear(2, 2, bias=False), nn.Linear(2, 2)), (OneWeight(1.0), nn.Linear(2, 2))],
+    [
+        (nn.Linear(2, 2), nn.Linear(2, 3)),
+        (nn.Linear(2, 2, bias=False), nn.Linear(2, 2)),
+        (OneWeight(1.0), nn.Linear(2, 2)),
+    ],
 )
 def test_another_architecture_is_refused(student, teacher):
     with pytest.raises(ValueError, match="the teacher is no copy of the student"):

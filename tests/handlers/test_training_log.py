@@ -110,7 +110,9 @@ def test_history_goes_on_after_resuming(tiny, tmp_path):
     assert [row["epoch"] for row in history(tmp_path)] == [1, 2, 3]
 
 
-@pytest.mark.xfail(strict=True, reason="the writer is opened before the checkpoint is restored, so it purges from step 1")
+@pytest.mark.xfail(
+    strict=True, reason="the writer is opened before the checkpoint is restored, so it purges from step 1"
+)
 def test_tensorboard_keeps_the_first_part_after_resuming(tiny, tmp_path):
     stop_and_resume(tiny, tmp_path)
     assert steps(events(tmp_path), "train/loss") == list(range(1, 13))
@@ -202,7 +204,7 @@ def test_panels_show_what_they_say():
     grey(confidence, torch.full((3, 8, 8), 0.75), atol=1 / 255, rtol=0)
     assert hardness[:, :4, 4:].min() == 1
     assert hardness.sum() == 3 * 16
-    red, green, blue = patches
+    red, green, _ = patches
     assert (green[:4, 4:] > red[:4, 4:]).all()  # shielded
     assert (red[4:, :4] > green[4:, :4]).all()  # cut
     assert torch.equal(red[:4, :4], green[:4, :4])  # neither

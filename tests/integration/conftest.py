@@ -40,7 +40,7 @@ def datalist(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of PH-Net trained for two epochs of two steps by the `smoke` profile."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    train_run(datalist, out, profile="smoke", method="phnet")
+    train_run(datalist, out, profile="smoke", method="phnet", device="cpu")
     return out
 
 

@@ -27,6 +27,9 @@ from phnet_monai.engines.run import ConfigError, compose, evaluate_run, overlay,
 from phnet_monai.inference import Predictor
 from phnet_monai.networks import export_state_dict
 
+# MONAI warns of every config file that it reads: configs are programs, these are ours
+pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundle" / "configs"
 JSON_FILES = sorted(CONFIGS.rglob("*.json"))
@@ -336,6 +339,7 @@ def test_monai_label_trains_on_its_own_lists(datalist: Path, checkpoint: Path, t
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert all("loss_unlabeled" not in row["train"] and row["train"]["loss_labeled"] > 0 for row in rows)
     assert all("pooled_dice" in row["validation"] for row in rows)
+    assert rows[-1]["train"]["rate"] > 0  # the schedule follows the number of epochs that was asked for
 
 
 # --- methods and profiles
@@ -364,11 +368,11 @@ def test_every_method_trains(
 def test_evaluate_json_scores_as_phnet_evaluate(checkpoint: Path, datalist: Path, tmp_path: Path) -> None:
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / "evaluate.json"), str(CONFIGS / "profiles" / "smoke.json")])
-    values = {"datalist": datalist, "checkpoint": checkpoint, "output_dir": tmp_path / "monai"}
+    values = {"datalist": datalist, "checkpoint": checkpoint, "output_dir": tmp_path / "monai", "device": "cpu"}
     parser.update({name: str(value) for name, value in values.items()})
     parser.get_parsed_content("run")
     written = json.loads((tmp_path / "monai" / "summary.json").read_text(encoding="utf-8"))
-    assert written == json.loads(json.dumps(evaluate_run(checkpoint, datalist, tmp_path / "ours")))
+    assert written == json.loads(json.dumps(evaluate_run(checkpoint, datalist, tmp_path / "ours", device="cpu")))
     assert 0 < written["pooled_dice"] < 1
     assert written["images"] == len(load_part(datalist, "test"))
     for name in ("summary.json", "per_image.csv"):
@@ -398,6 +402,13 @@ def test_profile_paper_is_the_papers_recipe(datalist: Path, tmp_path: Path) -> N
     assert part("scheduler").total_iters == 200 * (unlabeled // 4)
     assert part("teacher").projector is None
     assert part("network").projector is not None
+
+
+def test_one_seed_is_everyones() -> None:
+    parser = compose(CONFIGS / "train.json", (), {"seed": 5})
+    parser.parse()
+    ids = ("train#loader#seed", "train#trainer#seed", "initialize#0#seed")
+    assert [parser.get_parsed_content(key) for key in ids] == [5, 5, 5]
 
 
 def test_profile_cpu_has_its_imagenet_weights(datalist: Path, tmp_path: Path) -> None:

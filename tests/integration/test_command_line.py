@@ -15,6 +15,7 @@ from PIL import Image
 from phnet_monai import demo
 from phnet_monai.cli.main import main
 from phnet_monai.data import load_datalist, read_image, write_phantoms
+from phnet_monai.engines.run import bundle_folder, compose, overlay
 
 Output = pytest.CaptureFixture[str]
 
@@ -43,7 +44,7 @@ def test_from_a_folder_of_pictures_to_masks(phantoms: Path, tmp_path: Path, caps
     assert re.search(r"^labeled +6\b", capsys.readouterr().out, re.MULTILINE)
 
     few = ["--max_epochs", 3, "--apa#threshold", 0.8, "--train#loader#batch_size", 3]
-    assert phnet("train", data, run, "--profile", "smoke", "--seed", 7, *few) == 0
+    assert phnet("train", data, run, "--profile", "smoke", "--seed", 7, "--device", "cpu", *few) == 0
     out = capsys.readouterr().out
     report = json.loads((run / "run.json").read_text(encoding="utf-8"))
     for name in ("best", "last"):
@@ -53,7 +54,7 @@ def test_from_a_folder_of_pictures_to_masks(phantoms: Path, tmp_path: Path, caps
     assert (config["max_epochs"], config["seed"], config["apa"]["threshold"]) == (3, 7, 0.8)
     assert (config["size"], config["train"]["loader"]["batch_size"]) == (64, 3)
 
-    assert phnet("evaluate", run / "last.pt", data, scores, "--part", "validation") == 0
+    assert phnet("evaluate", run / "last.pt", data, scores, "--part", "validation", "--device", "cpu") == 0
     out = capsys.readouterr().out
     summary = json.loads((scores / "summary.json").read_text(encoding="utf-8"))
     assert f"{100 * summary['pooled_dice']:.1f}" in out or f"{summary['pooled_dice']:.3f}" in out
@@ -120,6 +121,11 @@ def test_mistakes_are_refused_before_any_work(
         (["--pretrain_epochs", "9"], "pretrain_epochs is 9"),
         (["--network_def#decoder", "vnet"], "unknown decoder 'vnet'"),
         (["--rate", "1e30"], "the loss is not finite"),
+        # one step an epoch and no validation: the checkpoint is the first to look
+        (
+            ["--epoch_length", "1", "--val_interval", "2", "--rate", "3e38", "--optimizer#weight_decay", "1e4"],
+            "weights are not finite",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -152,6 +158,16 @@ def test_checkpoint_of_another_kind_is_refused(datalist: Path, tmp_path: Path, c
     error = capsys.readouterr().err
     assert "weights.pt: the weights are of another network" in error.splitlines()[-1]
     assert not list((tmp_path / "run").glob("*.pt"))
+
+
+@pytest.mark.parametrize("values", ["WARM_START", "SAME_STEPS"])
+def test_demo_sets_what_the_configs_have(values: str) -> None:
+    overrides = getattr(demo, values)
+    configs = bundle_folder() / "configs"
+    parser = compose(configs / "train.json", [overlay("profiles", "cpu"), overlay("methods", "sup_only")], overrides)
+    assert parser["pretrain_epochs"] <= parser["max_epochs"]
+    assert parser["progress#always"] is True
+    assert parser["size"] % parser["grid_size"] == 0
 
 
 def test_demo_is_the_whole_way(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,5 +138,5 @@ def test_features_of_another_shape_are_refused(shape):
 
 @pytest.mark.parametrize("arguments", [(0, 4, 8), (2, 0, 8), (2, 4, 0)])
 def test_sizes_below_one_are_refused(arguments):
-    with pytest.raises(ValueError, match="all must be >= 1"):
+    with pytest.raises(ValueError, match="MemoryBank: num_classes"):
         MemoryBank(*arguments)

@@ -59,6 +59,7 @@ def test_a_pickled_program_is_refused_and_not_run(tmp_path, nested):
     assert mark.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_plain_pickle_is_refused(tmp_path):
     file, mark = tmp_path / "evil.pkl", tmp_path / "was-run"
     file.write_bytes(pickle.dumps(Malicious(mark)))

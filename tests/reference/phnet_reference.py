@@ -68,7 +68,10 @@ def hardest(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def mix(images: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Eqs. 6 and 7: M x_i + (1 - M) x_(i+1), pixel by pixel; (B, C, H, W) or (B, H, W). Image B is followed by image 1."""
+    """Eqs. 6 and 7: M x_i + (1 - M) x_(i+1), pixel by pixel. The last image is followed by the first.
+
+    images (B, C, H, W) or labels (B, H, W); keep (B, N, N), True = keep.
+    """
     mixed = np.empty_like(images)
     batch, grid = len(images), keep.shape[-1]
     height, width = images.shape[-2:]
@@ -129,9 +132,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.dot(a, b)) / math.sqrt(float(np.dot(a, a)) * float(np.dot(b, b)))
 
 
-def contrast(
-    sets: list[tuple[np.ndarray, np.ndarray]], centers: list[np.ndarray], tau: float, use_log: bool
-) -> float:
+def contrast(sets: list[tuple[np.ndarray, np.ndarray]], centers: list[np.ndarray], tau: float, use_log: bool) -> float:
     """Eq. 15 over all C classes, with the logarithm that InfoNCE has (`use_log`) or as printed, without it.
 
     sets[c] = (Z_c, Z_c^-), centers[c] = z_c^+. |Z_c| is taken inside the sum over c, where it is defined.

@@ -119,9 +119,7 @@ def test_shielded_number_of_the_paper(epoch, expected):
 @pytest.mark.parametrize(("epochs", "grid"), [(200, 20), (200, 10), (60, 16), (7, 9)])
 def test_shielded_number_is_the_exact_floor_at_every_epoch(reference, beta, epochs, grid):
     counts = [shielded_patch_count(epoch, epochs, float(beta), grid) for epoch in range(epochs + 1)]
-    assert counts == [
-        reference.shielded_count(Fraction(beta), epoch, epochs, grid) for epoch in range(epochs + 1)
-    ]
+    assert counts == [reference.shielded_count(Fraction(beta), epoch, epochs, grid) for epoch in range(epochs + 1)]
 
 
 def test_a_fraction_of_an_epoch_counts():
@@ -152,6 +150,8 @@ def test_ties_go_to_the_first_patches_in_reading_order():
     chosen = hardest_patches(hardness, 4).flatten(1)
     assert chosen[0].nonzero().flatten().tolist() == [0, 1, 2, 3]
     assert chosen[1].nonzero().flatten().tolist() == [0, 1, 2, 8]
+    many = hardest_patches(torch.full((1, 20, 20), 0.5), 120).flatten()  # the paper's grid, before anything is learnt
+    assert many.nonzero().flatten().tolist() == list(range(120))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -219,7 +219,7 @@ def test_number_of_cut_patches_lies_within_the_bounds(bounds):
     assert cut.max() - cut.min() >= 0.9 * (min(high, 90) - low)
 
 
-@pytest.mark.parametrize("percent", range(0, 101))
+@pytest.mark.parametrize("percent", range(101))
 def test_a_fixed_ratio_cuts_exactly_that_many(percent):
     shielded = torch.zeros(2, 10, 10, dtype=torch.bool)
     keep = draw_keep_mask(shielded, (percent / 100, percent / 100), seeded(percent))

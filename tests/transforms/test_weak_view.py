@@ -109,9 +109,7 @@ def test_flip_probability(shape):
     mirrored["label"] = (1 - mirrored["label"]) * mirrored["valid"]
     assert left_half_is_bright(mirrored)
     generator, view = np.random.default_rng(1), WeakView(40, scale_range=(1, 1), flip_probability=0.3)
-    flips = sum(
-        bool(view(image, None, generator)["image"][0, 20, 20 + shape[1] // 6] > 0.9) for _ in range(300)
-    )
+    flips = sum(bool(view(image, None, generator)["image"][0, 20, 20 + shape[1] // 6] > 0.9) for _ in range(300))
     assert 60 < flips < 120  # 90 +- 8
 
 
