@@ -29,7 +29,7 @@ def infer(
         model: checkpoint written by `phnet train`
         overlays: draw the contour on the image
         probabilities: also write OUT/probabilities/NAME.png, 8-bit
-        threshold: a pixel is lesion from this probability on, between 0 and 1
+        threshold: a pixel is lesion above this probability, between 0 and 1
         batch_size: images per forward pass
         device: auto, cpu, cuda, cuda:1, ...
         overwrite: do finished images again, and replace the results of another model

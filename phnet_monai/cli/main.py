@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `phnet ... | head`: nobody reads on, which is no error; keep Python's flush at exit quiet
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("PHNET_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
         print(f"phnet: {one_line(error)}", file=sys.stderr)

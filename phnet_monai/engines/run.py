@@ -116,9 +116,19 @@ def _arguments(node: dict[str, Any]) -> tuple[str, ...]:
 def run(parser: ConfigParser) -> None:
     """`initialize`, then `run`, as `python -m monai.bundle run` does."""
     parser.parse()
-    for name in ("initialize", "run"):
-        if name in parser:
-            parser.get_parsed_content(name)
+    try:
+        for name in ("initialize", "run"):
+            if name in parser:
+                parser.get_parsed_content(name)
+    except RuntimeError as error:
+        raise _own_error(error) from None
+
+
+def _own_error(error: BaseException) -> BaseException:
+    """The error behind those in which MONAI wraps whatever a component or an expression raises."""
+    while isinstance(error, RuntimeError) and str(error).startswith("Failed to ") and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def train_run(
@@ -166,7 +176,8 @@ def train_run(
         values,
     )
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "config.json", parser.get())
+    if not (resume and (out / "config.json").is_file()):  # a refused resume must not replace what was trained
+        _write_json(out / "config.json", parser.get())
     run(parser)
     saved = parser.get_parsed_content("checkpoints")
     result = {

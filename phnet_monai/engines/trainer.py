@@ -20,7 +20,7 @@ from phnet_monai.losses import masked_cross_entropy
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ValueError):
     """A loss term is NaN or infinite; raised before the weights are touched."""
 
 
@@ -139,9 +139,9 @@ class SemiSupervisedTrainer(Trainer):
             norm = "valid" if name == LABELED else self.unlabeled_norm
             loss = masked_cross_entropy(step.outputs[name].logits, view.target, view.weight, view.valid, norm)  # type: ignore
             step.add_loss(name, loss, 1.0 if name == LABELED else self.unlabeled_weight)
+        self._refuse_nonfinite(step)  # before handlers take broken features into their memory
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
-        total = step.total_loss()
-        self._refuse_nonfinite(step, total)
+        total = self._refuse_nonfinite(step)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.grad_scaler.scale(total).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
@@ -183,9 +183,11 @@ class SemiSupervisedTrainer(Trainer):
             return self.network.forward_features  # type: ignore[return-value]
         return lambda images: (self.network(images), None)
 
-    def _refuse_nonfinite(self, step: Step, total: Tensor) -> None:
+    def _refuse_nonfinite(self, step: Step) -> Tensor:
+        """The total loss, once it is known to be finite."""
+        total = step.total_loss()
         if torch.isfinite(total):
-            return
+            return total
         terms = ", ".join(f"{name} = {float(value)}" for name, value in step.losses.items())
         raise NonFiniteLossError(
             f"epoch {self.state.epoch}, iteration {self.state.iteration}: the loss is not finite ({terms}). Nothing of "

@@ -3,6 +3,7 @@
 from phnet_monai.handlers.apa import AdaptivePatchAugmentation
 from phnet_monai.handlers.checkpoints import SaveCheckpoints
 from phnet_monai.handlers.ema import EMATeacher, ema_update
+from phnet_monai.handlers.group import HandlerGroup
 from phnet_monai.handlers.hpc import HardPatchContrast
 from phnet_monai.handlers.load_weights import LoadWeights
 from phnet_monai.handlers.progress import Progress
@@ -12,6 +13,7 @@ from phnet_monai.handlers.write_scores import WriteScores
 __all__ = [
     "AdaptivePatchAugmentation",
     "EMATeacher",
+    "HandlerGroup",
     "HardPatchContrast",
     "LoadWeights",
     "Progress",

@@ -152,6 +152,7 @@ class SaveCheckpoints:
         for name, handler in self.handlers.items():
             handler.load_state_dict(state["handlers"][name])
         self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]
+        self.last_score = content["info"]["score"]["value"]
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
 
     def _write(self, name: str, content: dict[str, Any]) -> None:

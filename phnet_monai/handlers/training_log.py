@@ -41,15 +41,28 @@ class TrainingLog:
         self.counts: dict[str, int] = defaultdict(int)
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.log_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_epoch)
         engine.add_event_handler(Events.COMPLETED, self.close)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_and_raise)
 
     def start(self, engine: Engine) -> None:
+        """At the first epoch: a resumed run knows its place by then, and a refused one has left nothing behind."""
+        if self.writer is not None:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=engine.state.iteration + 1)
+        self._drop_rows_from(engine.state.epoch)
+
+    def _drop_rows_from(self, epoch: int) -> None:
+        """A run that ended between log and checkpoint repeats an epoch, which must not have two rows."""
+        path = self.folder / "history.jsonl"
+        if not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < epoch]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def log_step(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -80,6 +93,7 @@ class TrainingLog:
     def close(self, engine: Engine) -> None:
         if self.writer is not None:
             self.writer.close()
+            self.writer = None
 
     def _close_and_raise(self, engine: Engine, error: BaseException) -> None:
         self.close(engine)

@@ -103,7 +103,7 @@ def infer_folder(
         out: folder for the results; made where it is missing. It must not lie in `input`.
         predictor: the model.
         overlays, probabilities: which results to write besides the masks.
-        threshold: a pixel is lesion where its probability is at least this, in (0, 1).
+        threshold: a pixel is lesion where its probability is above this, in (0, 1).
         overwrite: do finished images again. Else an image counts as finished where all asked results are
             there.
         quiet: no progress bar (it is shown on terminals only) and no summary; failures are still listed on stderr.

@@ -105,16 +105,18 @@ class PlainUNet(nn.Module):
             act="relu",
             norm="batch",
         )
-        del self.net.final_conv  # the classifier takes its place
+        self.net.final_conv = nn.Identity()  # the classifier takes its place; the name stays, or TorchScript fails
         self.divisor = 16
         self.channels, self.embedding_channels = features[0], features[2]
         self.single_image_statistics = False
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        features = [self.net.conv_0(x)]
-        for down in (self.net.down_1, self.net.down_2, self.net.down_3, self.net.down_4):
-            features.append(down(features[-1]))
-        return features
+        # written out: TorchScript takes no loop over modules
+        x0 = self.net.conv_0(x)
+        x1 = self.net.down_1(x0)
+        x2 = self.net.down_2(x1)
+        x3 = self.net.down_3(x2)
+        return [x0, x1, x2, x3, self.net.down_4(x3)]
 
     def decode(self, features: list[Tensor]) -> Decoded:
         x0, x1, x2, x3, x4 = features

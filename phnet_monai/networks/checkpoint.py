@@ -64,7 +64,10 @@ def load_checkpoint(
     info = checkpoint.get("info")
     if not isinstance(info, dict) or "network" not in info or "input" not in info:
         raise CheckpointError(f"{path}: has no 'info' with the network's arguments; expected a file of `phnet train`")
-    network = PHNet(**{**info["network"], "embedding_size": None})
+    try:
+        network = PHNet(**{**info["network"], "embedding_size": None})
+    except TypeError as error:
+        raise CheckpointError(f"{path}: its network has arguments that this version does not know ({error})") from error
     load_weights(network, network_weights(checkpoint, path, which), path)
     return network.to(device).eval(), info
 

@@ -100,9 +100,11 @@ class PHNet(nn.Module):
             unet_features=unet_features,
         )
         self.classifier = _head(self.backbone.channels, head_channels, num_classes, dropout)
-        self.projector: nn.Module | None = None
-        if embedding_size is not None:
-            self.projector = _head(self.backbone.embedding_channels, head_channels, embedding_size, dropout)
+        self.projector = (
+            None
+            if embedding_size is None
+            else _head(self.backbone.embedding_channels, head_channels, embedding_size, dropout)
+        )
         mean, std = normalisation(encoder, decoder)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

@@ -46,6 +46,8 @@ class WeakView:
         self.flip_probability, self.pad_value = flip_probability, pad_value
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, generator: np.random.Generator) -> dict[str, Tensor]:
+        if image.ndim != 2:
+            raise ValueError(f"WeakView: expected a grey image (H, W), found shape {image.shape}")
         if mask is not None and mask.shape != image.shape:
             raise ValueError(f"WeakView: image {image.shape} and mask {mask.shape} differ in size")
         flip = generator.random() < self.flip_probability

@@ -15,10 +15,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
     """Replaces train_run, evaluate_run and run_demo; returns the list of (name, args, kwargs) of their calls."""
     made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
+    results: dict[str, dict[str, Any]] = {
+        "train_run": {"score": "pooled_dice", **{name: {"score": 0.5, "epoch": 1} for name in ("best", "last")}},
+        "evaluate_run": {},
+        "run_demo": {},
+    }
+
     def recorder(name: str) -> Callable[..., dict[str, Any]]:
         def call(*args: Any, **kwargs: Any) -> dict[str, Any]:
             made.append((name, args, kwargs))
-            return {}
+            return results[name]
 
         return call
 
@@ -26,6 +32,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
     run.train_run, run.evaluate_run = recorder("train_run"), recorder("evaluate_run")  # type: ignore[attr-defined]
     demo = types.ModuleType("phnet_monai.demo")
     demo.run_demo = recorder("run_demo")  # type: ignore[attr-defined]
+    demo.format_demo = str  # type: ignore[attr-defined]
+    monkeypatch.setattr("phnet_monai.metrics.format_summary", str)
     monkeypatch.setitem(sys.modules, "phnet_monai.engines.run", run)
     monkeypatch.setitem(sys.modules, "phnet_monai.demo", demo)
     return made

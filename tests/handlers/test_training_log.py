@@ -110,15 +110,11 @@ def test_history_goes_on_after_resuming(tiny, tmp_path):
     assert [row["epoch"] for row in history(tmp_path)] == [1, 2, 3]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the writer is opened before the checkpoint is restored, so it purges from step 1"
-)
 def test_tensorboard_keeps_the_first_part_after_resuming(tiny, tmp_path):
     stop_and_resume(tiny, tmp_path)
     assert steps(events(tmp_path), "train/loss") == list(range(1, 13))
 
 
-@pytest.mark.xfail(strict=True, reason="the writer is opened, and purges, before the folder is refused")
 def test_a_refused_run_does_not_spoil_the_earlier_ones_curves(tiny, tmp_path):
     tiny.build(folder=tmp_path, log={"interval": 1}).trainer.run()
     with pytest.raises(FileExistsError):
@@ -126,7 +122,6 @@ def test_a_refused_run_does_not_spoil_the_earlier_ones_curves(tiny, tmp_path):
     assert steps(events(tmp_path), "train/loss") == list(range(1, 13))
 
 
-@pytest.mark.xfail(strict=True, reason="rows of an epoch that is repeated are not removed")
 def test_an_epoch_that_is_repeated_has_one_line(tiny, tmp_path, monkeypatch):
     run = tiny.build(folder=tmp_path, log={})
     original = run.checkpoints._write

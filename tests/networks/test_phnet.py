@@ -259,11 +259,6 @@ class TestPlainUNet(NetworkSuite):
     arguments: ClassVar = {"decoder": "plain_unet", "unet_features": [4, 8, 8, 16, 16]}
     divisor = 16
 
-    @pytest.mark.filterwarnings("ignore:The TorchScript type system")
-    @pytest.mark.xfail(strict=True, raises=RuntimeError, reason="BasicUNet's forward refers to the removed final_conv")
-    def test_script_takes_any_size(self, network, tmp_path: Path):
-        super().test_script_takes_any_size(network, tmp_path)
-
     def test_five_widths_are_needed(self):
         with pytest.raises(ValueError, match=r"expected 5 widths in unet_features, found \(4, 8\)"):
             self.build(unet_features=[4, 8])
