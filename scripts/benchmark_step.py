@@ -87,7 +87,7 @@ def step_shares(profile: str, steps: int) -> dict[str, float]:
             "num_workers": 0,
             "network_def#weights": None,
             "checkpoints": None,
-            "validation_interval": 1000,
+            "val_interval": 1000,
         }
         layers = [overlay("profiles", profile), overlay("methods", "phnet")]
         parser = compose(bundle_folder() / "configs" / "train.json", layers, values)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from phnet_monai.metrics import bootstrap_interval, read_per_image, wilcoxon_holm
+
 PARTS = ("validation", "test")
 FIGURES = {"pooled_dice": "pooled Dice", "dice_mean": "Dice per image"}
 
@@ -64,6 +66,31 @@ def per_seed(rows: dict[str, list[dict]], checkpoint: str, part: str) -> str:
     return "\n".join(lines)
 
 
+def dice_over_seeds(folder: Path, name: str) -> dict[str, float]:
+    """Test Dice per image of the teacher (last.pt), averaged over seeds."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for path in sorted(folder.glob(f"{name}_seed*_test_teacher.csv")):
+        for row in read_per_image(path):
+            values[row["case_id"]].append(row["dice"])
+    return {case: float(np.mean(dice)) for case, dice in values.items()}
+
+
+def paired_test(folder: Path, reference: str, other: str) -> str:
+    """Paired comparison of per-image test Dice, averaged over seeds."""
+    first, second = dice_over_seeds(folder, reference), dice_over_seeds(folder, other)
+    if not first or set(first) != set(second):
+        return f"{reference} against {other}: no test scores of the same images yet"
+    cases = sorted(first)
+    ours, theirs = np.array([first[case] for case in cases]), np.array([second[case] for case in cases])
+    low, high = bootstrap_interval(ours - theirs)
+    result = wilcoxon_holm(ours, {other: theirs})[other]
+    return (
+        f"{reference} - {other}, test Dice per image over {len(cases)} images: "
+        f"mean {100 * (ours - theirs).mean():+.1f} [{100 * low:.1f}, {100 * high:.1f}] points, "
+        f"Wilcoxon p = {result['p']:.3f}, rank-biserial {result['effect_size']:+.2f}"
+    )
+
+
 def plot(cells: dict[str, list[dict]], path: Path) -> None:
     """Validation Dice of the teacher and pseudo-label statistics over the steps after the warm start."""
     import matplotlib
@@ -101,6 +128,7 @@ def main() -> None:
         print(table(rows, checkpoint), end="\n\n")
     for part in PARTS:
         print(per_seed(rows, "last", part), end="\n\n")
+    print(paired_test(args.folder, "phnet", "sup_only_ema"), end="\n\n")
     plot(cells, args.folder / "learning_curves.png")
     print(f"written: {args.folder / 'learning_curves.png'}")
 
