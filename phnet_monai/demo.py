@@ -15,7 +15,7 @@ from phnet_monai.inference import Predictor, infer_folder
 IMAGES, LABELED = 160, 12
 # the `cpu` profile at a third of its pixels and a fifth of its steps: minutes on two cores
 SMALL = {"size": 96, "grid_size": 12, "progress#always": True, "epoch_length": 50}
-WARM_START = {**SMALL, "max_epochs": 4, "pretrain_epochs": 4, "batch_size": 8, "rate": 0.01}
+WARM_START = {**SMALL, "max_epochs": 6}
 SAME_STEPS = {**SMALL, "max_epochs": 4}
 
 
@@ -39,7 +39,7 @@ def run_demo(out: str | Path, *, seed: int = 0) -> dict[str, Any]:
     datalist = prepare_folder(out / "data", out / "data", labeled=LABELED, seed=seed)
 
     _say("2/5 warm start on the labeled images")
-    train_run(datalist, out / "warm_start", method="sup_only", seed=seed, overrides=WARM_START)
+    train_run(datalist, out / "warm_start", method="warm_start", seed=seed, overrides=WARM_START)
     start = out / "warm_start" / "last.pt"
     result: dict[str, Any] = {"images": IMAGES, "labeled": LABELED, "seed": seed}
     for number, (name, method) in enumerate((("supervised_only", "sup_only_ema"), ("phnet", "phnet")), start=3):
