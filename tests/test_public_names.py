@@ -39,7 +39,7 @@ BELOW = {
     "inference": {"data", "engines", "losses", "metrics", "networks", "transforms"},
     "cli": {"data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
 }
-EVERYONES = {"phnet_monai", "device"}  # the version, and devices by name
+EVERYONES = {"phnet_monai", "device", "files"}  # the version, devices by name, files that are whole or absent
 HEAVY = ("torch", "monai", "ignite", "segmentation_models_pytorch", "tensorboard", "nibabel")
 
 

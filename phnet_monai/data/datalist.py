@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from phnet_monai.data.decode import read_mask
 from phnet_monai.data.records import Record, shorten
 from phnet_monai.data.splits import PARTS
+from phnet_monai.files import atomic_writer
 
 FILE_NAME = "datalist.json"
 FORMAT_VERSION = 1
@@ -75,7 +76,8 @@ def write_datalist(
         "sha256": digests,
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    _replace_atomically(target, lambda stream: stream.write(text.encode()))
+    with atomic_writer(target) as stream:
+        stream.write(text.encode())
     return target
 
 
@@ -181,7 +183,8 @@ def _write_union(record: Record, folder: Path) -> Path:
     target = folder / LABEL_FOLDER / f"{record.case_id}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = Image.fromarray(read_mask(record.masks).astype(np.uint8) * 255)
-    _replace_atomically(target, lambda stream: mask.save(stream, format="PNG"))
+    with atomic_writer(target) as stream:
+        mask.save(stream, format="PNG")
     return target
 
 
@@ -234,14 +237,3 @@ def _check_content(file: Path, content: Any) -> None:
                 raise ValueError(f"{file}: entry {number} of {part} lacks {' or '.join(sorted(needed))}: {entry!r}.")
             entry.setdefault("case_id", entry["image"])
             entry.setdefault("group_id", entry["case_id"])
-
-
-def _replace_atomically(target: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            write(stream)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from monai.utils import optional_import
 
 from phnet_monai.data import load_datalist, load_part
 from phnet_monai.device import pick_device
+from phnet_monai.files import write_json
 from phnet_monai.networks import load_checkpoint, read_checkpoint
 
 SEPARATOR = "#"
@@ -177,7 +177,7 @@ def train_run(
     )
     out.mkdir(parents=True, exist_ok=True)
     if not (resume and (out / "config.json").is_file()):  # a refused resume must not replace what was trained
-        _write_json(out / "config.json", parser.get())
+        write_json(out / "config.json", parser.get())
     run(parser)
     saved = parser.get_parsed_content("checkpoints")
     result = {
@@ -186,7 +186,7 @@ def train_run(
         "score": saved.score,
         "out": str(out),
     }
-    _write_json(out / "run.json", result)
+    write_json(out / "run.json", result)
     return result
 
 
@@ -222,9 +222,3 @@ def evaluate_run(
     }
     run(compose(bundle_folder() / "configs" / "evaluate.json", (), values))
     return json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))
-
-
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from phnet_monai import __version__
+from phnet_monai.files import atomic_writer
 from phnet_monai.networks.checkpoint import CheckpointError, read_checkpoint
 
 LAST, BEST = "last.pt", "best.pt"
@@ -156,12 +156,5 @@ class SaveCheckpoints:
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        partial = self.folder / f".{name}.partial"
-        try:
-            with open(partial, "wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_writer(self.folder / name, sync=True) as stream:
+            torch.save(content, stream)

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from phnet_monai import __version__
 from phnet_monai.data.decode import read_image
+from phnet_monai.files import write_json
 from phnet_monai.inference.files import RESULT_FOLDERS, check_paths, find_images, result_names
 from phnet_monai.inference.overlay import draw_overlay
-from phnet_monai.inference.writers import write_json, write_mask, write_png, write_probabilities
+from phnet_monai.inference.writers import write_mask, write_png, write_probabilities
 
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor

@@ -1,39 +1,13 @@
-"""Files that are there completely or not at all.
-
-Each is written under another name in its own folder and then renamed, so that a reader, or a job cut short,
-never sees half a file.
-"""
+"""Results as files, each there completely or not at all."""
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-
-@contextmanager
-def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary stream whose content becomes the file `path` when the block ends well. Makes missing folders.
-
-    If the block raises, `path` stays as it was and nothing is left behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a name of its own, not one longer than `path.name`, which may be as long as names can be
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with partial.open("xb") as stream:
-            yield stream
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+from phnet_monai.files import atomic_writer
 
 
 def write_png(path: str | Path, pixels: np.ndarray) -> None:
@@ -62,9 +36,3 @@ def write_probabilities(path: str | Path, probs: np.ndarray) -> None:
     if not (np.isfinite(probs).all() and probs.min(initial=0) >= 0 and probs.max(initial=0) <= 1):
         raise ValueError(f"{path}: expected probabilities in [0, 1]")
     write_png(path, np.rint(probs * 255).astype(np.uint8))
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, ASCII only (any file name survives), ending in a line feed."""
-    with atomic_writer(path) as stream:
-        stream.write(json.dumps(content, indent=2, ensure_ascii=True).encode("ascii") + b"\n")

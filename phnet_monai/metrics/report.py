@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+from phnet_monai.files import atomic_writer, write_json
 from phnet_monai.metrics.scores import Row, SegmentationScores
 
 PER_IMAGE_FILE = "per_image.csv"
@@ -39,9 +39,9 @@ def write_scores(
     """
     summary = scores.summary(bootstrap=bootstrap, seed=seed)
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / PER_IMAGE_FILE, _csv_text(scores.rows()))
-    _write_whole(folder / SUMMARY_FILE, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+    with atomic_writer(folder / PER_IMAGE_FILE) as stream:
+        stream.write(_csv_text(scores.rows()).encode("utf-8"))
+    write_json(folder / SUMMARY_FILE, _plain(summary))
     return summary
 
 
@@ -92,17 +92,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write beside the target, then rename over it, so that no reader sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def format_summary(summary: dict[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from phnet_monai.files import atomic_writer
 from phnet_monai.networks.phnet import PHNet
 
 
@@ -92,12 +92,6 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: str
 def export_state_dict(checkpoint: str | Path, out: str | Path, which: str = "teacher") -> Path:
     """Write `models/model.pt` of a bundle: the plain state dict of the network without projector, atomically."""
     network, _ = load_checkpoint(checkpoint, which=which)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        torch.save(network.state_dict(), partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return out
+    with atomic_writer(out) as stream:
+        torch.save(network.state_dict(), stream)
+    return Path(out)

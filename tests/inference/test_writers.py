@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phnet_monai.inference import writers
-from phnet_monai.inference.writers import atomic_writer, write_json, write_mask, write_png, write_probabilities
+from phnet_monai.files import atomic_writer, write_json
+from phnet_monai.inference.writers import write_mask, write_png, write_probabilities
 
 
 def test_mask_round_trip(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_rename_within_the_target_s_folder(tmp_path: Path, monkeypatch: pytest.M
         moves.append((Path(source), Path(target)))
         real(source, target)
 
-    monkeypatch.setattr(writers.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     write_png(tmp_path / "deep" / "x.png", np.zeros((2, 2), dtype=np.uint8))
     [(source, target)] = moves
     assert source.parent == target.parent == tmp_path / "deep"
