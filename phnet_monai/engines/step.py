@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ignite.engine import EventEnum
@@ -34,12 +35,17 @@ class View:
         target: int64 (B, H, W), label or pseudo-label.
         weight: float (B, H, W) >= 0, the method's weight per pixel (a confidence mask, say).
         valid: bool (B, H, W), False on padding.
+        loss_weight: of its cross-entropy in the total; None: 1 for the labeled view, `unlabeled_weight` for all others;
+            0: the trainer adds no cross-entropy (the method adds a term of its own).
+        perturb: changes the encoder's feature maps of this view, a list of (B, C, h, w), before they are decoded.
     """
 
     image: Tensor
     target: Tensor
     weight: Tensor
     valid: Tensor
+    loss_weight: float | None = None
+    perturb: Callable[[list[Tensor]], list[Tensor]] | None = None
 
 
 @dataclass

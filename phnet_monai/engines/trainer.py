@@ -15,7 +15,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from phnet_monai.engines.step import LABELED, UNLABELED, Output, SemiSupervisedEvents, Step, View
-from phnet_monai.losses import masked_cross_entropy
+from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,6 +39,8 @@ class SemiSupervisedTrainer(Trainer):
         pretrain_epochs: labeled-only epochs at the start (10 of 200 in the paper).
         unlabeled_weight: lambda_u of Eq. 3.
         unlabeled_norm: `reduction` of `masked_cross_entropy` for the unlabeled view.
+        supervised_loss: `ce` (Eq. 2) or `ce_dice`, the mean of cross-entropy and soft Dice loss (decision 40).
+        teacher_noise: standard deviation of Gaussian noise on the teacher's images, cut at twice that (mean teacher).
         epoch_length: steps per epoch; None takes the loader's.
         train_handlers: handlers; None entries (disabled by an overlay) are dropped.
         inferer: how the student is called.
@@ -62,6 +64,8 @@ class SemiSupervisedTrainer(Trainer):
         pretrain_epochs: int = 0,
         unlabeled_weight: float = 1.0,
         unlabeled_norm: str = "valid",
+        supervised_loss: str = "ce",
+        teacher_noise: float = 0.0,
         epoch_length: int | None = None,
         train_handlers: Sequence[Any] | None = None,
         inferer: Inferer | None = None,
@@ -78,12 +82,17 @@ class SemiSupervisedTrainer(Trainer):
             )
         if not 0 <= pretrain_epochs <= max_epochs:
             raise ValueError(f"pretrain_epochs is {pretrain_epochs}, expected 0 ... max_epochs = {max_epochs}")
+        if supervised_loss not in ("ce", "ce_dice"):
+            raise ValueError(f"supervised_loss is {supervised_loss!r}, expected 'ce' or 'ce_dice'")
+        if teacher_noise < 0:
+            raise ValueError(f"teacher_noise is {teacher_noise}, expected >= 0")
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(device=device, memory_format=self.format)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.to(device=device, memory_format=self.format)  # type: ignore
         self.optimizer, self.inferer = optimizer, inferer or SimpleInferer()
         self.pretrain_epochs, self.unlabeled_weight = pretrain_epochs, unlabeled_weight
         self.unlabeled_norm, self.seed = unlabeled_norm, seed
+        self.supervised_loss, self.teacher_noise = supervised_loss, teacher_noise
         self.amp_type = AMP_TYPES[amp] if amp else None
         self.generator = torch.Generator()
         super().__init__(
@@ -102,6 +111,14 @@ class SemiSupervisedTrainer(Trainer):
     def pretraining(self) -> bool:
         """True during the labeled-only epochs."""
         return self.state.epoch <= self.pretrain_epochs
+
+    @property
+    def progress(self) -> float:
+        """Share of the semi-supervised steps that lie behind this one, 0 at the first, below 1."""
+        state = self.state
+        length, before = state.epoch_length or 1, self.pretrain_epochs * (state.epoch_length or 1)
+        total = (state.max_epochs or 1) * length - before
+        return max(0, state.iteration - 1 - before) / max(1, total)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context of every forward pass, the handlers' included."""
@@ -136,9 +153,11 @@ class SemiSupervisedTrainer(Trainer):
         with self.autocast():
             self._forward(step)
         for name, view in step.views.items():
-            norm = "valid" if name == LABELED else self.unlabeled_norm
-            loss = masked_cross_entropy(step.outputs[name].logits, view.target, view.weight, view.valid, norm)  # type: ignore
-            step.add_loss(name, loss, 1.0 if name == LABELED else self.unlabeled_weight)
+            weight = view.loss_weight
+            if weight is None:
+                weight = 1.0 if name == LABELED else self.unlabeled_weight
+            if weight != 0:
+                step.add_loss(name, self._view_loss(name, view, step.outputs[name].logits), weight)
         self._refuse_nonfinite(step)  # before handlers take broken features into their memory
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         total = self._refuse_nonfinite(step)
@@ -157,10 +176,24 @@ class SemiSupervisedTrainer(Trainer):
         step.views[LABELED] = View(labeled["image"], labeled["label"], ones, labeled["valid"])
         if not self.pretraining and batch.get(UNLABELED) is not None:
             unlabeled = self._to_device(batch[UNLABELED])
-            probs = step.teacher_probs = self.teacher_probabilities(unlabeled["image"])
+            probs = step.teacher_probs = self.teacher_probabilities(self.noisy(unlabeled["image"]))
             ones = torch.ones_like(unlabeled["valid"], dtype=torch.float32)
             step.views[UNLABELED] = View(unlabeled["image"], probs.argmax(dim=1), ones, unlabeled["valid"])
         step.weak = dict(step.views)
+
+    def noisy(self, image: Tensor) -> Tensor:
+        """The image with `teacher_noise`; the image itself without."""
+        if self.teacher_noise == 0:
+            return image
+        noise = torch.randn(image.shape, generator=self.generator).to(image) * self.teacher_noise
+        return image + noise.clamp(-2 * self.teacher_noise, 2 * self.teacher_noise)
+
+    def _view_loss(self, name: str, view: View, logits: Tensor) -> Tensor:
+        norm = "valid" if name == LABELED else self.unlabeled_norm
+        loss = masked_cross_entropy(logits, view.target, view.weight, view.valid, norm)  # type: ignore[arg-type]
+        if name == LABELED and self.supervised_loss == "ce_dice":
+            return (loss + masked_dice_loss(logits, view.target, view.weight, view.valid)) / 2
+        return loss
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         move = partial(torch.Tensor.to, device=self.state.device, non_blocking=True)
@@ -173,15 +206,32 @@ class SemiSupervisedTrainer(Trainer):
         names = list(step.views)
         sizes = [len(step.views[name].image) for name in names]
         images = torch.cat([step.views[name].image for name in names])
-        logits, embedding = self.inferer(images, self._features())
+        logits, embedding = self.inferer(images, self._features(step, sizes))
         embeddings = [None] * len(names) if embedding is None else embedding.split(sizes)
         for name, part, embedded in zip(names, logits.split(sizes), embeddings, strict=True):
             step.outputs[name] = Output(part, embedded)
 
-    def _features(self) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    def _features(self, step: Step, sizes: list[int]) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        changes = [view.perturb for view in step.views.values()]
+        if any(changes):
+            return partial(self._perturbed_features, changes, sizes)
         if hasattr(self.network, "forward_features"):
             return self.network.forward_features  # type: ignore[return-value]
         return lambda images: (self.network(images), None)
+
+    def _perturbed_features(
+        self, changes: list[Callable[[list[Tensor]], list[Tensor]] | None], sizes: list[int], images: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward_features` with the views' own changes between encoder and decoder."""
+        network: Any = self.network
+        parts = zip(*(level.split(sizes) for level in network.encode(images)), strict=True)  # per view, all levels
+        changed = [
+            list(levels) if change is None else change(list(levels))
+            for change, levels in zip(changes, parts, strict=True)
+        ]
+        decoded = network.decode([torch.cat(level) for level in zip(*changed, strict=True)])
+        logits = network.classify(decoded, *images.shape[-2:])
+        return logits, None if network.projector is None else network.project(decoded)
 
     def _refuse_nonfinite(self, step: Step) -> Tensor:
         """The total loss, once it is known to be finite."""

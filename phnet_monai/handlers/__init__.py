@@ -6,7 +6,9 @@ from phnet_monai.handlers.ema import EMATeacher, ema_update
 from phnet_monai.handlers.group import HandlerGroup
 from phnet_monai.handlers.hpc import HardPatchContrast
 from phnet_monai.handlers.load_weights import LoadWeights
+from phnet_monai.handlers.mean_teacher import MeanTeacher
 from phnet_monai.handlers.progress import Progress
+from phnet_monai.handlers.run_evaluator import RunEvaluator
 from phnet_monai.handlers.training_log import TrainingLog
 from phnet_monai.handlers.write_scores import WriteScores
 
@@ -16,7 +18,9 @@ __all__ = [
     "HandlerGroup",
     "HardPatchContrast",
     "LoadWeights",
+    "MeanTeacher",
     "Progress",
+    "RunEvaluator",
     "SaveCheckpoints",
     "TrainingLog",
     "WriteScores",

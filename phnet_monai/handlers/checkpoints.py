@@ -30,7 +30,8 @@ class SaveCheckpoints:
         folder: where to write.
         student: the network that is trained; teacher: its EMA, if any.
         optimizer, scheduler: saved with the last checkpoint.
-        handlers: name -> handler with `state_dict` / `load_state_dict` (EMA counter, memory bank); None is dropped.
+        handlers: name -> whatever has `state_dict` and `load_state_dict` (EMA counter, memory bank, second student);
+            the others, and None, are dropped.
         evaluator: engine with `state.metrics[score]`; None: no best checkpoint.
         score: name of the validation metric, higher is better.
         input_size, pad_value: how images meet the network, kept with it.
@@ -56,7 +57,7 @@ class SaveCheckpoints:
     ) -> None:
         self.folder, self.student, self.teacher, self.optimizer = Path(folder), student, teacher, optimizer
         self.scheduler, self.evaluator, self.score, self.resume = scheduler, evaluator, score, resume
-        self.handlers = {name: handler for name, handler in (handlers or {}).items() if handler is not None}
+        self.handlers = {name: handler for name, handler in (handlers or {}).items() if hasattr(handler, "state_dict")}
         self.info = {
             "version": __version__,
             "method": method,

@@ -21,17 +21,25 @@ class TrainingLog:
     """Logs every scalar of the steps, the validation metrics, and image panels of the unlabeled view.
 
     TensorBoard (`folder`/tensorboard): `train/<name>` every `interval` steps, `validation/<name>` every epoch that
-    validates, `panels` every `panel_epochs` epochs. `folder`/history.jsonl: one line an epoch, means over its steps.
+    validates, `unlabeled/<name>` where pseudo-labels are
+    scored, `panels` every `panel_epochs` epochs. `folder`/history.jsonl: one line an epoch, means over its steps.
 
     Attach after the validation handler and before `SaveCheckpoints`.
     """
 
     def __init__(
-        self, folder: str | Path, *, evaluator: Engine | None = None, interval: int = 10, panel_epochs: int = 1
+        self,
+        folder: str | Path,
+        *,
+        evaluator: Engine | None = None,
+        interval: int = 10,
+        panel_epochs: int = 1,
+        pseudo_label_evaluator: Engine | None = None,
     ) -> None:
         if interval < 1 or panel_epochs < 0:
             raise ValueError(f"TrainingLog: interval {interval}, panel_epochs {panel_epochs}; expected >= 1 and >= 0")
-        self.folder, self.evaluator = Path(folder), evaluator
+        self.folder = Path(folder)
+        self.evaluators = {"validation": evaluator, "unlabeled": pseudo_label_evaluator}
         self.interval, self.panel_epochs = interval, panel_epochs
         self.writer: SummaryWriter | None = None
         self._reset()
@@ -76,12 +84,13 @@ class TrainingLog:
         epoch = engine.state.epoch
         row: dict[str, object] = {"epoch": epoch, "iteration": engine.state.iteration}
         row["train"] = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
-        metrics = {} if self.evaluator is None else dict(self.evaluator.state.metrics)
-        if metrics:
-            row["validation"] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         assert self.writer is not None
-        for name, value in metrics.items():
-            self.writer.add_scalar(f"validation/{name}", value, engine.state.iteration)
+        for part, evaluator in self.evaluators.items():
+            metrics = {} if evaluator is None else dict(evaluator.state.metrics)
+            if metrics:
+                row[part] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            for name, value in metrics.items():
+                self.writer.add_scalar(f"{part}/{name}", value, engine.state.iteration)
         step: Step | None = getattr(engine.state, "step", None)
         if self.panel_epochs and epoch % self.panel_epochs == 0 and step is not None and step.patches is not None:
             self.writer.add_image("panels", panels(step), engine.state.iteration)

@@ -179,7 +179,7 @@ def test_another_schedule_is_refused(tmp_path, name, value):
 
 def test_another_method_is_refused(tmp_path):
     save(*make(tmp_path), 1, 0.5)
-    for arguments in ({"teacher": torch.nn.Linear(2, 2)}, {"handlers": {"ema": SimpleNamespace()}}):
+    for arguments in ({"teacher": torch.nn.Linear(2, 2)}, {"handlers": {"ema": torch.nn.Linear(2, 2)}}):
         handler, _, engine = make(tmp_path, resume=True, **arguments)
         with pytest.raises(CheckpointError, match="belongs to the method 'phnet' with other handlers"):
             handler.start(engine)
