@@ -1,0 +1,105 @@
+"""Every shipped method overlay trains on phantoms: its own terms, its bookkeeping, and the same again from a seed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from phnet_monai.engines.run import bundle_folder, evaluate_run, train_run
+
+METHODS_FOLDER = bundle_folder() / "configs" / "methods"
+SEMI = "unlabeled"
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What a method leaves behind.
+
+    Attributes:
+        terms: loss terms of a semi-supervised step, `labeled` included.
+        saved: handlers whose state is in the checkpoint.
+        teacher: whether the checkpoint has an EMA teacher.
+        projector: whether the student has a projector.
+        overrides: what makes every term work from the first step on phantoms (thresholds that keep pixels).
+        may_vanish: terms that may be 0 in such short runs.
+        unlabeled: False for methods that never look at unlabeled images.
+    """
+
+    terms: frozenset[str] | set[str]
+    saved: frozenset[str] | set[str] = frozenset({"ema"})
+    teacher: bool = True
+    projector: bool = False
+    overrides: tuple[tuple[str, Any], ...] = ()
+    may_vanish: frozenset[str] | set[str] = frozenset()
+    unlabeled: bool = True
+
+
+METHODS = {
+    "cutmix": Expect({"labeled", SEMI}, overrides=(("apa#threshold", 0.5),)),
+    "mean_teacher": Expect({"labeled", "consistency"}),
+    "phnet": Expect(
+        {"labeled", SEMI, "contrast"},
+        saved={"ema", "hpc"},
+        projector=True,
+        overrides=(("apa#threshold", 0.5),),
+    ),
+    "sup_only": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
+    "sup_only_ema": Expect({"labeled"}, unlabeled=False),
+    "warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
+}
+
+EPOCHS, STEPS = 3, 3
+FEW = {"max_epochs": EPOCHS, "pretrain_epochs": 1, "epoch_length": STEPS}  # a method may ask for more
+
+
+def train(method: str, datalist: Path, checkpoint: Path, out: Path, **more: Any) -> dict[str, Any]:
+    """From weights that see both classes, so that every term has pixels of both."""
+    init = None if method == "warm_start" else checkpoint
+    overrides = {**FEW, **dict(METHODS[method].overrides), "batch_size": 4, **more}
+    return train_run(datalist, out, profile="smoke", method=method, device="cpu", init=init, overrides=overrides)
+
+
+def test_every_shipped_method_is_expected_here() -> None:
+    assert {path.stem for path in METHODS_FOLDER.glob("*.json")} == set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_trains_and_is_evaluated(
+    method: str, datalist: Path, checkpoint: Path, tmp_path: Path, history: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    expect = METHODS[method]
+    result = train(method, datalist, checkpoint, tmp_path / "run")
+    assert result["last"]["epoch"] == EPOCHS
+    rows = [row["train"] for row in history(tmp_path / "run")]
+    for row in rows:
+        assert all(math.isfinite(value) for value in row.values()), row
+    found = {name.removeprefix("loss_") for name in rows[-1] if name.startswith("loss_")}
+    assert found == expect.terms
+    assert all(rows[-1][f"loss_{name}"] != 0 for name in expect.terms - expect.may_vanish), rows[-1]
+
+    content = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert content["info"]["method"] == method
+    assert set(content["training"]["handlers"]) == expect.saved
+    assert ("teacher" in content) == expect.teacher
+    assert any(name.startswith("projector.") for name in content["student"]) == expect.projector
+    scores = evaluate_run(tmp_path / "run" / "last.pt", datalist, tmp_path / "scores", device="cpu")
+    assert 0 <= scores["pooled_dice"] <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_weights(method: str, datalist: Path, checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        train(method, datalist, checkpoint, tmp_path / name, max_epochs=2, epoch_length=2)
+    first, second = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("first", "second"))
+    for which in ("student", "teacher"):
+        assert first.get(which, {}).keys() == second.get(which, {}).keys()
+        assert all(torch.equal(tensor, second[which][name]) for name, tensor in first.get(which, {}).items())
+    records = [(tmp_path / name / "history.jsonl").read_text(encoding="utf-8") for name in ("first", "second")]
+    assert json.loads(records[0].splitlines()[-1]) == json.loads(records[1].splitlines()[-1])
