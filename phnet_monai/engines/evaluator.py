@@ -10,10 +10,10 @@ from ignite.engine import Engine, Events
 from monai.engines.evaluator import Evaluator
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils import ForwardMode
-from torch import nn
+from torch import Tensor, nn
 
 from phnet_monai.metrics import SegmentationScores
-from phnet_monai.transforms.fit import PAD_VALUE, fit_image, unfit_probs
+from phnet_monai.transforms.fit import PAD_VALUE, fit_image, to_unit, unfit_probs
 
 
 class LesionEvaluator(Evaluator):
@@ -26,7 +26,7 @@ class LesionEvaluator(Evaluator):
         device: torch device.
         val_data_loader: see above.
         network: `PHNet` or any module (B, 1, S, S) -> logits (B, C, S, S); class 0 is background.
-        size, pad_value: as in `fit_image`.
+        size, pad_value: as in `fit_image`. None: the network takes images of any size; they are run one by one.
         distances: score surface distances too (slower; off during training).
         full_summary: `state.metrics` holds `scores.summary()` rather than `scores.quick()`; scalars only.
         val_handlers: None entries are dropped.
@@ -40,8 +40,8 @@ class LesionEvaluator(Evaluator):
         val_data_loader: Iterable[Sequence[dict[str, Any]]],
         network: nn.Module,
         *,
-        size: int,
-        pad_value: float = PAD_VALUE,
+        size: int | None,
+        pad_value: float | None = PAD_VALUE,
         distances: bool = False,
         full_summary: bool = False,
         epoch_length: int | None = None,
@@ -68,17 +68,24 @@ class LesionEvaluator(Evaluator):
         self.scores.reset()
 
     def _iteration(self, engine: Engine, batchdata: Any) -> dict[str, Any]:
-        images = torch.stack([fit_image(item["image"], self.size, self.pad_value) for item in batchdata])
         training = self.network.training
         self.network.eval()
-        with torch.inference_mode():
-            logits = self.inferer(images.to(self.state.device), self.network)
-            probs = logits.float().softmax(dim=1)[:, 1:].sum(dim=1, keepdim=True).cpu()
-        self.network.train(training)
-        for item, prob in zip(batchdata, probs, strict=True):
-            lesion = unfit_probs(prob, item["label"].shape)[0]
+        for item, lesion in zip(batchdata, self._lesion_probs(batchdata), strict=True):
             self.scores.update(item["case_id"], lesion.numpy(), item["label"], class_name=item.get("class"))
+        self.network.train(training)
         return {}
+
+    @torch.inference_mode()
+    def _lesion_probs(self, items: Sequence[dict[str, Any]]) -> list[Tensor]:
+        """Probability of lesion of each image, (H, W) of its own size."""
+        if self.size is None or self.pad_value is None:
+            return [self._answer(to_unit(item["image"]).unsqueeze(0))[0, 0] for item in items]
+        probs = self._answer(torch.stack([fit_image(item["image"], self.size, self.pad_value) for item in items]))
+        return [unfit_probs(prob, item["label"].shape)[0] for prob, item in zip(probs, items, strict=True)]
+
+    def _answer(self, images: Tensor) -> Tensor:
+        logits = self.inferer(images.to(self.state.device), self.network)
+        return logits.float().softmax(dim=1)[:, 1:].sum(dim=1, keepdim=True).cpu()
 
     def _summarise(self) -> None:
         summary = self.scores.summary() if self.full_summary else self.scores.quick()

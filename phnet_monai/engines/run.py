@@ -15,9 +15,10 @@ from monai.utils import optional_import
 from phnet_monai.data import load_datalist, load_part
 from phnet_monai.device import pick_device
 from phnet_monai.files import write_json
-from phnet_monai.networks import load_checkpoint, read_checkpoint
+from phnet_monai.networks import Ensemble, load_ensemble, read_checkpoint
 
 SEPARATOR = "#"
+RECIPES = ("harmonised", "native")
 COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
 
 
@@ -35,17 +36,61 @@ def bundle_folder() -> Path:
 
 
 def overlay(kind: str, name: str) -> Path:
-    """Path of a shipped overlay: `kind` is `profiles` or `methods`.
+    """Path of a shipped overlay: `kind` is a folder of `bundle/configs`, such as `profiles` or `methods`.
 
     Raises:
         ConfigError: unknown name; lists the known ones.
     """
     folder = bundle_folder() / "configs" / kind
     path = folder / f"{name}.json"
+    if not folder.is_dir():
+        kinds = ", ".join(sorted(entry.name for entry in folder.parent.iterdir() if entry.is_dir()))
+        raise ConfigError(f"there are no shipped overlays of the kind {kind!r}, but of: {kinds}")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
         raise ConfigError(f"{kind.removesuffix('s')} {name!r} does not exist; choose one of: {known}")
     return path
+
+
+def overlay_files(entries: Sequence[str | Path]) -> list[Path]:
+    """Overlays by path (`my.json`) or, for shipped ones, by name (`ablations/table2_I`).
+
+    Raises:
+        FileNotFoundError: no such file; ConfigError: no such shipped overlay.
+    """
+    files = []
+    for entry in entries:
+        if Path(entry).suffix == ".json":
+            if not Path(entry).is_file():
+                raise FileNotFoundError(f"{entry}: no such config file")
+            files.append(Path(entry))
+        else:
+            kind, _, name = str(entry).rpartition("/")
+            if not kind:
+                raise ConfigError(f"config {str(entry)!r}: expected a file `*.json`, or KIND/NAME of a shipped overlay")
+            files.append(overlay(kind, name))
+    return files
+
+
+def training_overlays(
+    profile: str, method: str, *, recipe: str = "harmonised", config: Sequence[str | Path] = ()
+) -> list[Path]:
+    """What is laid over `train.json`, in order: profile, method, the method's own recipe, further overlays.
+
+    Args:
+        recipe: `harmonised`, PH-Net's protocol for every method; or `native`, the optimiser and schedule of the
+            method's authors where they differ (`configs/native`).
+
+    Raises:
+        ConfigError, FileNotFoundError: unknown names.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe is {recipe!r}, expected one of {', '.join(RECIPES)}")
+    files = [overlay("profiles", profile), overlay("methods", method)]
+    native = bundle_folder() / "configs" / "native" / f"{method}.json"
+    if recipe == "native" and native.is_file():
+        files.append(native)
+    return [*files, *overlay_files(config)]
 
 
 def compose(
@@ -137,6 +182,7 @@ def train_run(
     *,
     profile: str = "cpu",
     method: str = "phnet",
+    recipe: str = "harmonised",
     config: Sequence[str | Path] = (),
     seed: int = 0,
     init: str | Path | None = None,
@@ -172,7 +218,7 @@ def train_run(
     }
     parser = compose(
         bundle_folder() / "configs" / "train.json",
-        [overlay("profiles", profile), overlay("methods", method), *config],
+        training_overlays(profile, method, recipe=recipe, config=config),
         values,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +237,7 @@ def train_run(
 
 
 def evaluate_run(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Sequence[str | Path],
     datalist: str | Path,
     out: str | Path,
     *,
@@ -202,14 +248,18 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint by `evaluate.json` at the original image size; network and sizes come from the checkpoint.
 
+    Several checkpoints are evaluated as one ensemble (`load_ensemble`).
+
     Returns:
         The summary that is also in `out`/summary.json; `out`/per_image.csv has one row per image.
     """
     device = str(pick_device(device)) if device != "auto" else device
-    _, info = load_checkpoint(checkpoint, which=which)
+    paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
+    network, info = load_ensemble(paths, which=which)
     load_part(datalist, part)
+    files = [str(Path(path).resolve()) for path in paths]
     values = {
-        "checkpoint": str(Path(checkpoint).resolve()),
+        "checkpoint": files[0] if len(files) == 1 else files,
         "which": which,
         "datalist": str(Path(datalist).resolve()),
         "output_dir": str(Path(out).resolve()),
@@ -217,8 +267,13 @@ def evaluate_run(
         "size": info["input"]["size"],
         "pad_value": info["input"]["pad_value"],
         "batch_size": batch_size,
-        "network_def": {"_target_": "phnet_monai.networks.PHNet", **info["network"], "embedding_size": None},
         **({} if device == "auto" else {"device": device}),
     }
+    if isinstance(network, Ensemble):  # comes with its weights; the handler that loads those of one network is left out
+        values |= {"network_def": {"_target_": "phnet_monai.networks.load_network", "paths": files, "which": which}}
+        values |= {"handlers#0": None}
+    else:
+        arguments = {**info["network"], "embedding_size": None}
+        values |= {"network_def": {"_target_": "phnet_monai.networks.PHNet", **arguments}}
     run(compose(bundle_folder() / "configs" / "evaluate.json", (), values))
     return json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))

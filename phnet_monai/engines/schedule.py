@@ -18,3 +18,8 @@ def gaussian_ramp(progress: float) -> float:
     """exp(-5 (1 - t)^2), t = progress cut to [0, 1]: 0.007 at the start, 1 at the end (Laine and Aila 2017)."""
     t = min(max(progress, 0.0), 1.0)
     return math.exp(-5.0 * (1.0 - t) ** 2)
+
+
+def cosine_ramp(progress: float) -> float:
+    """(1 - cos(pi t)) / 2, t = progress cut to [0, 1]: 0 at the start, 1 at the end."""
+    return (1.0 - math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2.0

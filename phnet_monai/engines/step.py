@@ -67,6 +67,7 @@ class PatchPlan:
         pseudo_label: int64 (B, H, W), y of Eq. 7, after mixing.
         second_label: int64 (B, H, W), Y of Eq. 11, the teacher's answer to the mixed image.
         confidence: (B, H, W), the teacher's highest probability there, Eq. 9.
+        contrasted: bool (B, G, G), patches whose pixels the contrast may sample; None: the shielded ones.
     """
 
     hardness: Tensor
@@ -75,6 +76,7 @@ class PatchPlan:
     pseudo_label: Tensor
     second_label: Tensor
     confidence: Tensor
+    contrasted: Tensor | None = None
 
 
 @dataclass

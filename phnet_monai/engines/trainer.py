@@ -157,7 +157,7 @@ class SemiSupervisedTrainer(Trainer):
             if weight is None:
                 weight = 1.0 if name == LABELED else self.unlabeled_weight
             if weight != 0:
-                step.add_loss(name, self._view_loss(name, view, step.outputs[name].logits), weight)
+                step.add_loss(name, self.view_loss(name, view, step.outputs[name].logits), weight)
         self._refuse_nonfinite(step)  # before handlers take broken features into their memory
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         total = self._refuse_nonfinite(step)
@@ -188,7 +188,8 @@ class SemiSupervisedTrainer(Trainer):
         noise = torch.randn(image.shape, generator=self.generator).to(image) * self.teacher_noise
         return image + noise.clamp(-2 * self.teacher_noise, 2 * self.teacher_noise)
 
-    def _view_loss(self, name: str, view: View, logits: Tensor) -> Tensor:
+    def view_loss(self, name: str, view: View, logits: Tensor) -> Tensor:
+        """Cross-entropy of a view (the supervised loss for the labeled one), for the student or a second one."""
         norm = "valid" if name == LABELED else self.unlabeled_norm
         loss = masked_cross_entropy(logits, view.target, view.weight, view.valid, norm)  # type: ignore[arg-type]
         if name == LABELED and self.supervised_loss == "ce_dice":
@@ -236,9 +237,9 @@ class SemiSupervisedTrainer(Trainer):
     def _refuse_nonfinite(self, step: Step) -> Tensor:
         """The total loss, once it is known to be finite."""
         total = step.total_loss()
-        if torch.isfinite(total):
+        if torch.isfinite(torch.as_tensor(total)):  # a float where only handlers add terms
             return total
-        terms = ", ".join(f"{name} = {float(value)}" for name, value in step.losses.items())
+        terms = ", ".join(f"{name} = {float(value.detach())}" for name, value in step.losses.items())
         raise NonFiniteLossError(
             f"epoch {self.state.epoch}, iteration {self.state.iteration}: the loss is not finite ({terms}). Nothing of "
             "this step was kept and no checkpoint of it is written. Lower the learning rate, use amp null or bf16, and "

@@ -8,21 +8,34 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor
 
-from phnet_monai.engines.step import UNLABELED, PatchPlan, SemiSupervisedEvents, Step, View
+from phnet_monai.engines.step import LABELED, UNLABELED, PatchPlan, SemiSupervisedEvents, Step, View
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
+from phnet_monai.handlers.teacher_pass import batch_statistics_pass
+from phnet_monai.losses.entropy_filter import percentiles, unreliable_percent
+from phnet_monai.transforms.boxes import draw_keep_box
 from phnet_monai.transforms.patches import (
     CUT_RATIO,
     ShieldMode,
-    draw_keep_box,
     draw_keep_mask,
+    expand_patches,
+    hardest_patches,
     mix_patches,
     patch_all,
     patch_hardness,
+    pixel_entropy,
     shielded_patch_count,
     shielded_patches,
 )
 
 FilterOn = Literal["mixed", "weak"]
+CHOICES = {
+    "shield": ("hard", "easy", "random", "none"),
+    "filter_on": ("mixed", "weak"),
+    "filter_by": ("confidence", "entropy"),
+    "contrast_on": ("shielded", "hardest"),
+    "k_clock": ("epoch", "iter", "after_pretrain"),
+    "teacher_bn": ("eval", "batch", "batch_update"),
+}
 
 
 class AdaptivePatchAugmentation:
@@ -41,6 +54,17 @@ class AdaptivePatchAugmentation:
         shield: `hard` (the method), `easy`, `random` or `none` (Table 3a).
         filter_on: `mixed`, confidence of the teacher on A(x) as in Eq. 9; `weak`, of its first answer, mixed like the
             label. The second answer Y (Eq. 11), which the contrast needs, is made in both cases.
+        filter_by: `confidence`, Eq. 9; `entropy`, U2PL's filter instead: the `drop_percent` * (1 - t) percent of the
+            valid pixels with the highest entropy are dropped, t = `engine.progress`; `threshold` has no part in it.
+        drop_percent: share in percent that `filter_by: entropy` drops at first.
+        also_require_agreement: drop pixels where the second answer Y differs from y, too (decision 11).
+        contrast_on: which patches the contrast may sample. `shielded`: Z_k as in the paper; `hardest`: the k hardest
+            that were not cut at all, whatever the shield. Both are the same for shield `hard`; for the other shields
+            the patches of `shielded` are not hard, or there are none (Table 3a).
+        k_clock: t / T of Eq. 5. `epoch`: epochs, counted from 1, of all; `iter`: iterations of all; `after_pretrain`:
+            semi-supervised epochs of these.
+        teacher_bn: how the teacher makes its second answer. `eval`; `batch`, in train mode on labeled and mixed images
+            together, its running statistics untouched; `batch_update`, with them updated as in U2PL.
     """
 
     def __init__(
@@ -53,18 +77,35 @@ class AdaptivePatchAugmentation:
         cut: Literal["patches", "box"] = "patches",
         shield: ShieldMode = "hard",
         filter_on: FilterOn = "mixed",
+        filter_by: Literal["confidence", "entropy"] = "confidence",
+        drop_percent: float = 20.0,
+        also_require_agreement: bool = False,
+        contrast_on: Literal["shielded", "hardest"] = "shielded",
+        k_clock: Literal["epoch", "iter", "after_pretrain"] = "epoch",
+        teacher_bn: Literal["eval", "batch", "batch_update"] = "eval",
     ) -> None:
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"AdaptivePatchAugmentation: threshold is {threshold}, expected a value in [0, 1]")
-        if shield not in ("hard", "easy", "random", "none"):
-            raise ValueError(f"AdaptivePatchAugmentation: shield is {shield!r}, expected hard, easy, random or none")
+        if not 0.0 <= drop_percent <= 100.0:
+            raise ValueError(f"AdaptivePatchAugmentation: drop_percent is {drop_percent}, expected 0 ... 100")
+        chosen = {
+            "shield": shield,
+            "filter_on": filter_on,
+            "filter_by": filter_by,
+            "contrast_on": contrast_on,
+            "k_clock": k_clock,
+            "teacher_bn": teacher_bn,
+        }
+        for name, value in chosen.items():
+            if value not in CHOICES[name]:
+                raise ValueError(
+                    f"AdaptivePatchAugmentation: {name} is {value!r}, expected one of {', '.join(CHOICES[name])}"
+                )
         if cut not in ("patches", "box") or (cut == "box" and shield != "none"):
             raise ValueError(
                 f"AdaptivePatchAugmentation: cut is {cut!r} with shield {shield!r}; expected 'patches' with any "
                 "shield, or 'box' with shield 'none' (a rectangle cannot go around patches)"
             )
-        if filter_on not in ("mixed", "weak"):
-            raise ValueError(f"AdaptivePatchAugmentation: filter_on is {filter_on!r}, expected 'mixed' or 'weak'")
         low, high = cut_ratio
         if not 0.0 <= low <= high <= 1.0:
             raise ValueError(
@@ -72,7 +113,10 @@ class AdaptivePatchAugmentation:
             )
         shielded_patch_count(1, 1, shield_ratio, grid_size)  # refuses a bad shield_ratio before any work
         self.grid_size, self.shield_ratio, self.threshold = grid_size, shield_ratio, threshold
-        self.cut_ratio, self.cut, self.shield, self.filter_on = (low, high), cut, shield, filter_on
+        self.cut_ratio, self.cut, self.shield = (low, high), cut, shield
+        self.filter_on, self.filter_by, self.drop_percent = filter_on, filter_by, drop_percent
+        self.also_require_agreement, self.contrast_on = also_require_agreement, contrast_on
+        self.k_clock, self.teacher_bn = k_clock, teacher_bn
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(SemiSupervisedEvents.VIEWS_PREPARED, self)
@@ -82,20 +126,60 @@ class AdaptivePatchAugmentation:
         if UNLABELED not in step.views or step.teacher_probs is None:
             return
         weak, probs = step.views[UNLABELED], step.teacher_probs
-        count = shielded_patch_count(engine.state.epoch, engine.state.max_epochs, self.shield_ratio, self.grid_size)
+        count = self._count(engine)
         hardness, shielded, keep = self._plan(probs, weak.valid, count, engine.generator)
 
         image = mix_patches(weak.image, keep).contiguous(memory_format=engine.format)
         label, valid = mix_patches(weak.target, keep), mix_patches(weak.valid, keep)
-        second = engine.teacher_probabilities(image)
+        second = self._second_answer(engine, image)
         confidence, second_label = second.max(dim=1)
         if self.filter_on == "weak":
             confidence = mix_patches(probs.amax(dim=1), keep)
-        weight = (confidence >= self.threshold).float()
+        if self.filter_by == "confidence":
+            weight = (confidence >= self.threshold).float()
+        else:
+            entropy = pixel_entropy(second) if self.filter_on == "mixed" else mix_patches(pixel_entropy(probs), keep)
+            weight = self._low_entropy(entropy, valid, engine.progress)
+        if self.also_require_agreement:
+            weight = weight * (label == second_label)
 
         step.views[UNLABELED] = View(image, label, weight, valid)
         step.patches = PatchPlan(hardness, shielded, keep, label, second_label, confidence)
+        if self.contrast_on == "hardest":
+            step.patches.contrasted = self._hardest_uncut(hardness, count, weak.valid, keep)
+            step.scalars["contrasted_share"] = step.patches.contrasted.float().mean()
         self._log(step, valid)
+
+    def _count(self, engine: SemiSupervisedTrainer) -> int:
+        """k of Eq. 5 by the chosen clock."""
+        state = engine.state
+        epoch, epochs = float(state.epoch), int(state.max_epochs or 0)
+        if self.k_clock == "iter":
+            epoch = min(state.iteration / (state.epoch_length or 1), epochs)
+        elif self.k_clock == "after_pretrain":
+            epoch, epochs = epoch - engine.pretrain_epochs, epochs - engine.pretrain_epochs
+        return shielded_patch_count(epoch, epochs, self.shield_ratio, self.grid_size)
+
+    def _second_answer(self, engine: SemiSupervisedTrainer, image: Tensor) -> Tensor:
+        """Probabilities of the teacher on the mixed images, Eqs. 9 and 11."""
+        if self.teacher_bn == "eval":
+            return engine.teacher_probabilities(image)
+        images = torch.cat([engine.state.step.views[LABELED].image, image])
+        logits, _ = batch_statistics_pass(engine, images, update=self.teacher_bn == "batch_update")
+        return logits[-len(image) :].float().softmax(dim=1)
+
+    def _low_entropy(self, entropy: Tensor, valid: Tensor, progress: float) -> Tensor:
+        """1 where the entropy is within the kept percentile; pixels at its value are kept, as ties must not all go."""
+        kept = 100.0 - unreliable_percent(progress, self.drop_percent)
+        return (entropy <= percentiles(entropy, valid, [kept])).float()
+
+    def _hardest_uncut(self, hardness: Tensor, count: int, valid: Tensor, keep: Tensor) -> Tensor:
+        """The k hardest patches of which no pixel was replaced: only there image, label and hardness belong together.
+
+        For shield `hard` these are the shielded ones.
+        """
+        chosen = hardest_patches(hardness, count, patch_all(valid, self.grid_size))
+        return chosen & patch_all(expand_patches(keep, valid.shape[-2:]), self.grid_size)
 
     def _plan(
         self, probs: Tensor, valid: Tensor, count: int, generator: torch.Generator

@@ -13,6 +13,7 @@ from torch import nn
 from phnet_monai import __version__
 from phnet_monai.files import atomic_writer
 from phnet_monai.networks.checkpoint import CheckpointError, read_checkpoint
+from phnet_monai.networks.ensemble import Ensemble
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -64,6 +65,8 @@ class SaveCheckpoints:
             "network": dict(getattr(student, "arguments", {})),
             "input": {"size": int(input_size), "pad_value": float(pad_value)},
         }
+        if isinstance(teacher, Ensemble):
+            self.info["ensemble"] = dict(teacher.arguments)
         self.best_score, self.best_epoch = -math.inf, 0
         self.last_score: float | None = None
 

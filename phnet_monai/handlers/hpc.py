@@ -13,7 +13,8 @@ from phnet_monai.transforms.patches import expand_patches
 class HardPatchContrast:
     """Adds the loss term `contrast`: Eq. 15 on pixels of shielded patches where both pseudo-labels agree.
 
-    Needs `AdaptivePatchAugmentation` before it and a student with a projector. It is 0 while no patch is shielded.
+    Needs `AdaptivePatchAugmentation` before it and a student with a projector. It is 0 while no patch is shielded. For
+    studies without shield see `AdaptivePatchAugmentation(contrast_on="hardest")`.
 
     Args:
         loss: the sampled loss, its memory bank included.
@@ -39,7 +40,8 @@ class HardPatchContrast:
             raise ValueError(
                 "HardPatchContrast: the student has no projector; set its embedding_size (256 in the paper)"
             )
-        reliable = expand_patches(plan.shielded, view.valid.shape[-2:]) & view.valid
+        patches = plan.shielded if plan.contrasted is None else plan.contrasted
+        reliable = expand_patches(patches, view.valid.shape[-2:]) & view.valid
         reliable &= plan.pseudo_label == plan.second_label
         if self.confident_only:
             reliable &= view.weight > 0

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phnet_monai.losses.kmeans import kmeans, nearest_center
 from phnet_monai.losses.memory_bank import MemoryBank
 from phnet_monai.networks.phnet import embedding_at
 
@@ -19,7 +20,8 @@ def class_contrast(
     the value is mean(-log q), or mean(-q) with `use_log=False` (the formula as printed, without its logarithm).
 
     Args:
-        anchors: (A, D), A >= 1. positive: (D,). negatives: (M, D), M >= 1. None need be normalised.
+        anchors: (A, D), A >= 1. positive: (D,), or (A, D) with one for each anchor. negatives: (M, D), M >= 1. None
+            need be normalised.
         temperature: tau > 0.
 
     Returns:
@@ -33,7 +35,8 @@ def class_contrast(
     if anchors.shape[0] == 0 or negatives.shape[0] == 0:
         raise ValueError(f"class_contrast: {anchors.shape[0]} anchors and {negatives.shape[0]} negatives; need both")
     anchors, positive, negatives = (F.normalize(x.float(), dim=-1) for x in (anchors, positive, negatives))
-    similar = (anchors @ positive).unsqueeze(1) / temperature
+    own = anchors @ positive if positive.ndim == 1 else (anchors * positive).sum(dim=1)
+    similar = own.unsqueeze(1) / temperature
     others = anchors @ negatives.T / temperature
     log_share = (similar - torch.logsumexp(torch.cat([similar, others], dim=1), dim=1, keepdim=True)).squeeze(1)
     return -(log_share if use_log else log_share.exp()).mean()
@@ -58,6 +61,8 @@ class HardPatchContrastiveLoss(nn.Module):
         use_log: see `class_contrast`.
         detach_negatives: no gradient through negatives.
         bank: memory bank for the positives; None takes the mean of the step's own anchors (Table 2, row II).
+        centers: positives of a class: 1, the mean of Eq. 14; more, that many k-means centres (Fig. 4 speaks of
+            clustering), each anchor with the nearest one.
 
     A class without anchors or without negatives in the step contributes 0; the mean is over the classes that take part.
     """
@@ -71,8 +76,11 @@ class HardPatchContrastiveLoss(nn.Module):
         use_log: bool = True,
         detach_negatives: bool = True,
         bank: MemoryBank | None = None,
+        centers: int = 1,
     ) -> None:
         super().__init__()
+        if centers < 1:
+            raise ValueError(f"HardPatchContrastiveLoss: centers is {centers}, expected 1 or more")
         if temperature <= 0 or anchors_per_class < 1 or negatives_per_class < 1:
             raise ValueError(
                 f"HardPatchContrastiveLoss: temperature {temperature}, anchors_per_class {anchors_per_class}, "
@@ -80,7 +88,7 @@ class HardPatchContrastiveLoss(nn.Module):
             )
         self.temperature, self.use_log = temperature, use_log
         self.anchors_per_class, self.negatives_per_class = anchors_per_class, negatives_per_class
-        self.detach_negatives, self.bank = detach_negatives, bank
+        self.detach_negatives, self.bank, self.centers = detach_negatives, bank, centers
 
     def forward(
         self, embedding: Tensor, labels: Tensor, reliable: Tensor, generator: torch.Generator | None = None
@@ -119,9 +127,14 @@ class HardPatchContrastiveLoss(nn.Module):
         return torch.stack(terms).mean(), len(terms)
 
     def _positive(self, class_index: int, anchors: Tensor) -> Tensor:
+        """(D,), or (A, D) with several centres."""
+        if self.bank is not None:
+            self.bank.push(class_index, anchors)
+        if self.centers > 1:
+            rows = F.normalize(anchors.detach(), dim=1) if self.bank is None else self.bank.stored(class_index)
+            return nearest_center(anchors.detach(), kmeans(rows, self.centers))
         if self.bank is None:
             return F.normalize(F.normalize(anchors.detach(), dim=1).mean(dim=0), dim=0)
-        self.bank.push(class_index, anchors)
         center = self.bank.center(class_index)
         assert center is not None  # anchors were pushed a line above
         return center

@@ -7,8 +7,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-Reduction = Literal["valid", "kept", "mean"]
-REDUCTIONS = ("valid", "kept", "mean")
+Reduction = Literal["valid", "kept", "mean", "u2pl"]
+REDUCTIONS = ("valid", "kept", "mean", "u2pl")
 
 
 def masked_cross_entropy(
@@ -29,7 +29,8 @@ def masked_cross_entropy(
         weight: (B, H, W), float or bool, >= 0; None counts every pixel fully.
         valid: bool (B, H, W), False on padding; None: all pixels are valid.
         reduction: the sum of weight * valid * CE is divided by: `valid`, the number of valid pixels; `kept`, the sum of
-            weight * valid; `mean`, all pixels.
+            weight * valid; `mean`, all pixels. `u2pl` multiplies `kept` by valid pixels / kept weight, as U2PL's code
+            does; it grows without bound where little is kept, so it belongs to filters that keep a fixed share.
 
     Returns:
         Scalar >= 0, float32; 0 (with a gradient of 0) where no pixel counts.
@@ -53,5 +54,7 @@ def masked_cross_entropy(
     if reduction == "mean":
         return (loss * factor).mean()
     divisor = counted.sum() if reduction == "valid" else factor.sum()
+    if reduction == "u2pl":
+        divisor = divisor.square() / counted.sum().clamp(min=1)
     # divide by 1 where nothing counts: the sum is 0 there already
     return (loss * factor).sum() / divisor.where(divisor > 0, divisor.new_ones(()))

@@ -53,10 +53,14 @@ class MemoryBank(nn.Module):
 
     def center(self, class_index: int) -> Tensor | None:
         """z_c^+ of Eq. 14: mean of the stored features, normalised to length 1, (D,); None while the class is empty."""
-        count = int(self.filled[class_index])
-        if count == 0:
+        features = self.stored(class_index)
+        if len(features) == 0:
             return None
-        return F.normalize(self.features[class_index, :count].mean(dim=0), dim=0)
+        return F.normalize(features.mean(dim=0), dim=0)
+
+    def stored(self, class_index: int) -> Tensor:
+        """The stored features of one class, rows of length 1, in no particular order: (filled, D), not a copy."""
+        return self.features[class_index, : int(self.filled[class_index])]
 
     def __len__(self) -> int:
         return int(self.filled.sum())

@@ -1,4 +1,4 @@
-"""Encoder-decoder pairs under `PHNet`: DeepLabv3+ or U-Net under any smp encoder, and a plain U-Net.
+"""Encoder-decoder pairs under `PHNet`: DeepLabv3+ or U-Net under any smp encoder, and U-Nets from scratch.
 
 Every backbone is a module with `encode(x) -> [features]`, `decode([features]) -> Decoded` and the attributes
 `divisor` (height and width of the input must be multiples of it), `channels` and `embedding_channels`.
@@ -7,7 +7,6 @@ Every backbone is a module with `encode(x) -> [features]`, `decode([features]) -
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from monai.networks.nets import BasicUNet
@@ -16,21 +15,10 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from phnet_monai.networks.decoded import Decoded
+from phnet_monai.networks.pdf_unet import PDFUNet
+from phnet_monai.networks.residual_attention_unet import ResidualAttentionUNet
 from phnet_monai.networks.weights import load_encoder_weights
-
-DECODERS = ("deeplabv3plus", "unet", "plain_unet")
-
-
-class Decoded(NamedTuple):
-    """What the two heads read.
-
-    Attributes:
-        segmentation: (B, channels, h, w), read by the classifier; stride 4 for DeepLabv3+, 1 for a U-Net.
-        embedding: (B, embedding_channels, H/4, W/4), read by the projector. The same tensor for DeepLabv3+.
-    """
-
-    segmentation: Tensor
-    embedding: Tensor
 
 
 class DeepLabV3Plus(nn.Module):
@@ -124,6 +112,16 @@ class PlainUNet(nn.Module):
         return Decoded(self.net.upcat_1(self.net.upcat_2(stride4, x1), x0), stride4)
 
 
+# without an smp encoder, trained from scratch; built from their widths alone
+FROM_SCRATCH: dict[str, type[PlainUNet] | type[ResidualAttentionUNet] | type[PDFUNet]] = {
+    "plain_unet": PlainUNet,
+    "residual_attention_unet": ResidualAttentionUNet,
+    "pdf_unet": PDFUNet,
+}
+DECODERS = ("deeplabv3plus", "unet", *FROM_SCRATCH)
+Backbone = DeepLabV3Plus | EncoderUNet | PlainUNet | ResidualAttentionUNet | PDFUNet
+
+
 def make_backbone(
     decoder: str,
     encoder: str,
@@ -133,7 +131,7 @@ def make_backbone(
     atrous_rates: Sequence[int] = (6, 12, 18),
     decoder_channels: int = 256,
     unet_features: Sequence[int] = (64, 128, 256, 512, 1024),
-) -> DeepLabV3Plus | EncoderUNet | PlainUNet:
+) -> Backbone:
     """Build one of `DECODERS`.
 
     Raises:
@@ -141,10 +139,10 @@ def make_backbone(
     """
     if decoder not in DECODERS:
         raise ValueError(f"PHNet: unknown decoder {decoder!r}; expected one of {', '.join(DECODERS)}")
-    if decoder == "plain_unet":
+    if decoder in FROM_SCRATCH:
         if weights is not None:
-            raise ValueError(f"PHNet: plain_unet is trained from scratch, but weights={weights!r}; set weights to null")
-        return PlainUNet(unet_features)
+            raise ValueError(f"PHNet: {decoder} is trained from scratch, but weights={weights!r}; set weights to null")
+        return FROM_SCRATCH[decoder](unet_features)
     if decoder == "deeplabv3plus" and output_stride not in (8, 16):
         raise ValueError(f"PHNet: output_stride is {output_stride}, expected 8 or 16")
     try:
@@ -168,7 +166,7 @@ def make_backbone(
 
 def normalisation(encoder: str, decoder: str) -> tuple[list[float], list[float]]:
     """Mean and std of the encoder's training images, for inputs in [0, 1]; timm's own where the encoder is timm's."""
-    if decoder != "plain_unet" and encoder.startswith("tu-"):
+    if decoder not in FROM_SCRATCH and encoder.startswith("tu-"):
         import timm
 
         name = encoder.removeprefix("tu-")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from phnet_monai.files import atomic_writer
+from phnet_monai.networks.ensemble import Ensemble, Fitted, network_argument
 from phnet_monai.networks.phnet import PHNet
 
 
@@ -54,22 +57,80 @@ def network_weights(checkpoint: dict[str, Any], path: str | Path, which: str = "
 
 def load_checkpoint(
     path: str | Path, device: str | torch.device = "cpu", which: str = "teacher"
-) -> tuple[PHNet, dict[str, Any]]:
+) -> tuple[PHNet | Ensemble, dict[str, Any]]:
     """Rebuild the network of a training checkpoint for inference: eval mode, no projector.
 
     Returns:
-        The network and the checkpoint's `info`: `network` (arguments), `input` (`size`, `pad_value`), `method`, ...
+        The network (an `Ensemble` where the training had several teachers) and the checkpoint's `info`: `network`
+        (arguments), `input` (`size`, `pad_value`), `method`, ...
     """
     checkpoint = read_checkpoint(path)
     info = checkpoint.get("info")
     if not isinstance(info, dict) or "network" not in info or "input" not in info:
         raise CheckpointError(f"{path}: has no 'info' with the network's arguments; expected a file of `phnet train`")
+    weights = network_weights(checkpoint, path, which)
     try:
-        network = PHNet(**{**info["network"], "embedding_size": None})
+        network = _build(info, _member_count(weights))
     except TypeError as error:
         raise CheckpointError(f"{path}: its network has arguments that this version does not know ({error})") from error
-    load_weights(network, network_weights(checkpoint, path, which), path)
+    load_weights(network, weights, path)
     return network.to(device).eval(), info
+
+
+def _member_count(weights: dict[str, torch.Tensor]) -> int:
+    """Networks in the weights of an ensemble; 0: it is a single network."""
+    return len({match[1] for name in weights if (match := re.match(r"members\.(\d+)\.", name))})
+
+
+def _build(info: dict[str, Any], members: int) -> PHNet | Ensemble:
+    networks = [PHNet(**{**info["network"], "embedding_size": None}) for _ in range(max(1, members))]
+    return Ensemble(networks, info.get("ensemble", {}).get("average", "probs")) if members else networks[0]
+
+
+def load_ensemble(
+    paths: Sequence[str | Path], device: str | torch.device = "cpu", which: str = "teacher"
+) -> tuple[PHNet | Ensemble, dict[str, Any]]:
+    """Rebuild the networks of several checkpoints as one that answers by their mean probability.
+
+    Where all have the same input, so has the ensemble. Else `info["input"]["size"]` is None: the ensemble takes images
+    as they are, of any size, and each member fits them to its own input, so that it sees what it would see alone.
+
+    Returns:
+        The network and what is known of it: `input`, and the `info` of each checkpoint as `members`. A single path
+        gives the network of that checkpoint and its own `info`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: a file cannot be used, is given twice, or has other classes than the first.
+    """
+    files = [Path(path).resolve() for path in paths]
+    twice = [path for path, file in zip(paths, files, strict=True) if files.count(file) > 1]
+    if not paths or twice:
+        raise CheckpointError(f"{twice[0]}: is given twice" if twice else "an ensemble needs at least one checkpoint")
+    loaded = [load_checkpoint(path, device, which) for path in paths]
+    if len(loaded) == 1:
+        return loaded[0]
+    for name in ("num_classes", "in_channels"):
+        found = [network_argument(network, name) for network, _ in loaded]
+        for path, value in zip(paths, found, strict=True):
+            if value != found[0]:
+                raise CheckpointError(
+                    f"{path}: its network has {name} {value}, that of {paths[0]} has {found[0]}; they cannot answer "
+                    "together"
+                )
+    inputs = [info["input"] for _, info in loaded]
+    networks: list[nn.Module] = [network for network, _ in loaded]
+    same = all(entry == inputs[0] for entry in inputs)
+    if not same:
+        networks = [Fitted(n, i["size"], i["pad_value"]) for n, i in zip(networks, inputs, strict=True)]
+    known = {"input": inputs[0] if same else {"size": None, "pad_value": None}, "members": [info for _, info in loaded]}
+    return Ensemble(networks).to(device).eval(), known
+
+
+def load_network(
+    paths: str | Path | Sequence[str | Path], device: str | torch.device = "cpu", which: str = "teacher"
+) -> PHNet | Ensemble:
+    """The network of one checkpoint, or the ensemble of several, with its weights: for configs."""
+    return load_ensemble([paths] if isinstance(paths, (str, Path)) else paths, device, which)[0]
 
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
@@ -92,6 +153,11 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: str
 def export_state_dict(checkpoint: str | Path, out: str | Path, which: str = "teacher") -> Path:
     """Write `models/model.pt` of a bundle: the plain state dict of the network without projector, atomically."""
     network, _ = load_checkpoint(checkpoint, which=which)
+    if isinstance(network, Ensemble):
+        raise CheckpointError(
+            f"{checkpoint}: its {which} is an ensemble of {len(network.members)} networks, a bundle holds one; export "
+            "its student"
+        )
     with atomic_writer(out) as stream:
         torch.save(network.state_dict(), stream)
     return Path(out)

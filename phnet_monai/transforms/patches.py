@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from phnet_monai.transforms.draws import uniform
+
 CUT_RATIO = (0.1, 0.5)
 
 
@@ -136,7 +138,7 @@ def shielded_patches(
     if mode == "easy":
         return hardest_patches(-hardness, count, valid)
     if mode == "random":
-        return hardest_patches(_uniform(hardness.shape, hardness.device, generator), count, valid)
+        return hardest_patches(uniform(hardness.shape, hardness.device, generator), count, valid)
     if mode == "none":
         return torch.zeros_like(hardness, dtype=torch.bool)
     raise ValueError(f"shield mode is {mode!r}, expected 'hard', 'easy', 'random' or 'none'")
@@ -164,37 +166,13 @@ def draw_keep_mask(
     batch, rows, columns = shielded.shape
     total = rows * columns
     flat = shielded.flatten(1)
-    share = low + (high - low) * _uniform((batch,), shielded.device, generator)
+    share = low + (high - low) * uniform((batch,), shielded.device, generator)
     # a hair is added before rounding down: 0.53 * 100 is 52.99999 in float32
     count = torch.minimum((share * total * (1 + 1e-6)).floor().long(), total - flat.sum(dim=1))
     # random order in which shielded patches come last; the first `count` are cut
-    order = _uniform((batch, total), shielded.device, generator).masked_fill(flat, 2.0).argsort(dim=1)
+    order = uniform((batch, total), shielded.device, generator).masked_fill(flat, 2.0).argsort(dim=1)
     rank = order.argsort(dim=1)
     return (rank >= count.unsqueeze(1)).view(batch, rows, columns)
-
-
-def draw_keep_box(
-    batch: int, size: int, cut_ratio: tuple[float, float] = CUT_RATIO, generator: torch.Generator | None = None
-) -> Tensor:
-    """One random rectangle to cut per image: plain CutMix (Table 3a, row "cutmix"; French et al., arXiv:1906.01916).
-
-    The share a of the area is uniform in `cut_ratio`; the height is a^u and the width a^(1-u) of the side, u uniform in
-    [0, 1]; the place is uniform.
-
-    Returns:
-        keep_mask: bool (batch, size, size), a grid of single pixels for `mix_patches`; False inside the rectangle.
-    """
-    low, high = cut_ratio
-    if not 0.0 <= low <= high <= 1.0:
-        raise ValueError(f"cut_ratio is {tuple(cut_ratio)}, expected 0 <= low <= high <= 1")
-    area, shape, y, x = _uniform((4, batch), torch.device("cpu"), generator)
-    area = low + (high - low) * area
-    height, width = ((area**power) * size for power in (shape, 1 - shape))
-    top, left = ((size - extent) * place for extent, place in ((height, y), (width, x)))
-    centre = torch.arange(size) + 0.5
-    rows = (centre >= top[:, None]) & (centre < (top + height)[:, None])
-    columns = (centre >= left[:, None]) & (centre < (left + width)[:, None])
-    return ~(rows[:, :, None] & columns[:, None, :])
 
 
 def mix_patches(tensor: Tensor, keep_mask: Tensor) -> Tensor:
@@ -215,9 +193,3 @@ def mix_patches(tensor: Tensor, keep_mask: Tensor) -> Tensor:
     if tensor.ndim == 4:
         keep = keep.unsqueeze(1)
     return torch.where(keep, tensor, tensor.roll(-1, dims=0))
-
-
-def _uniform(shape: tuple[int, ...] | torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Uniform numbers in [0, 1), drawn on the generator's device, so that a seed means the same on every device."""
-    where = generator.device if generator is not None else torch.device("cpu")
-    return torch.rand(tuple(shape), generator=generator, device=where).to(device)

@@ -1,11 +1,14 @@
-"""The polynomial rate: lr_init * (1 - iteration / total)^0.9 (paper, Sec. 4.1)."""
+"""The polynomial rate, lr_init * (1 - iteration / total)^0.9 (paper, Sec. 4.1), and the ramp of loss weights."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 
 from phnet_monai.engines import polynomial_schedule
+from phnet_monai.engines.schedule import gaussian_ramp
 
 
 @pytest.mark.parametrize(("length", "epochs", "power"), [(28, 200, 0.9), (7, 3, 0.9), (5, 4, 2.0), (1, 1, 0.9)])
@@ -41,3 +44,23 @@ def test_groups_keep_their_ratio():
         schedule.step()
     first, second = (group["lr"] for group in optimizer.param_groups)
     assert second == pytest.approx(10 * first)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0.0, math.exp(-5)),
+        (0.25, math.exp(-2.8125)),
+        (0.5, math.exp(-1.25)),
+        (1.0, 1.0),
+        (7.0, 1.0),
+        (-1.0, math.exp(-5)),
+    ],
+)
+def test_the_ramp(progress, expected):
+    assert gaussian_ramp(progress) == pytest.approx(expected)
+
+
+def test_the_ramp_rises():
+    values = [gaussian_ramp(step / 100) for step in range(101)]
+    assert values == sorted(set(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
 from phnet_monai.engines import NonFiniteLossError, SemiSupervisedEvents, SemiSupervisedTrainer, View
-from phnet_monai.losses import masked_cross_entropy
+from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
 
 STEPS = 4  # an epoch of `tiny.build`: 8 unlabeled images, 2 a step
 
@@ -234,6 +235,152 @@ def test_the_logged_rate_follows_the_schedule(tiny):
     assert rates == pytest.approx([0.1 * (1 - step / total) ** 0.9 for step in range(total)], rel=1e-6)
 
 
+# what compared methods ask for
+
+
+def set_view(name, **changes):
+    """A handler that changes fields of a view."""
+
+    def change(engine):
+        views = engine.state.step.views
+        if name in views:
+            views[name] = View(**{**vars(views[name]), **changes})
+
+    return On(SemiSupervisedEvents.VIEWS_PREPARED, change)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 0.5), (0.25, 0.25), (2.0, 2.0)])
+def test_a_view_may_have_a_loss_weight_of_its_own(tiny, own, expected):
+    run = tiny.build(apa=False, hpc=False, unlabeled_weight=0.5, handlers=(set_view("unlabeled", loss_weight=own),))
+    run.trainer.run()
+    for output in run.recorder.outputs[STEPS:]:
+        total = output["loss_labeled"] + expected * output["loss_unlabeled"]
+        assert output["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_a_view_of_weight_zero_has_no_term_but_an_answer(tiny):
+    run = tiny.build(apa=False, hpc=False, handlers=(set_view("unlabeled", loss_weight=0.0),))
+    run.trainer.run()
+    for step in run.recorder.steps[STEPS:]:
+        assert set(step.losses) == {"labeled"}
+        assert set(step.outputs) == {"labeled", "unlabeled"}
+
+
+def test_handlers_may_bring_all_terms(tiny):
+    def add(engine):
+        step = engine.state.step
+        step.add_loss("own", step.outputs["labeled"].logits.square().mean(), 0.5)
+
+    handlers = (set_view("labeled", loss_weight=0.0), On(IterationEvents.FORWARD_COMPLETED, add))
+    run = tiny.build(max_epochs=1, handlers=handlers)
+    run.trainer.run()
+    for output in run.recorder.outputs:
+        assert set(output) - {"rate"} == {"loss", "loss_own"}
+        assert output["loss"] == pytest.approx(0.5 * output["loss_own"])
+
+
+@pytest.mark.parametrize("name", ["labeled", "unlabeled"])
+def test_perturbed_features_are_those_of_their_view_alone(tiny, name):
+    """Against the same pass written out, with the network as it was before the step."""
+    seen, before = [], []
+
+    def perturb(levels):
+        seen.append([level.detach().clone() for level in levels])
+        return [*levels[:-1], levels[-1] + 3]
+
+    def keep(engine):
+        before.append(copy.deepcopy(engine.network).train())
+
+    handlers = (set_view(name, perturb=perturb), On(SemiSupervisedEvents.VIEWS_PREPARED, keep))
+    run = tiny.build(apa=False, hpc=False, handlers=handlers, max_epochs=2, network={"dropout": 0.0})
+    run.trainer.run()
+    for step, network in zip(run.recorder.steps[STEPS:], before[STEPS:], strict=True):
+        levels = network.encode(torch.cat([step.views[key].image for key in ("labeled", "unlabeled")]))
+        rows = slice(0, 2) if name == "labeled" else slice(2, 4)
+        found = seen.pop(STEPS if name == "labeled" else 0)
+        for level, part in zip(levels, found, strict=True):
+            torch.testing.assert_close(part, level[rows])
+        levels[-1] = levels[-1].clone()
+        levels[-1][rows] += 3
+        decoded = network.decode(levels)
+        logits = network.classify(decoded, tiny.SIZE, tiny.SIZE)
+        torch.testing.assert_close(torch.cat([output.logits for output in step.outputs.values()]), logits)
+        embedding = torch.cat([output.embedding for output in step.outputs.values()])
+        torch.testing.assert_close(embedding, network.project(decoded))
+
+
+def test_features_that_are_not_changed_change_nothing(tiny):
+    plain = final(tiny)
+    assert same(tiny, plain, final(tiny, handlers=(set_view("unlabeled", perturb=lambda levels: levels),)))
+    assert not same(tiny, plain, final(tiny, handlers=(set_view("unlabeled", perturb=lambda x: [2 * y for y in x]),)))
+
+
+def test_perturbed_features_without_projector(tiny):
+    run = tiny.build(
+        hpc=False, network={"embedding_size": None}, handlers=(set_view("unlabeled", perturb=lambda levels: levels),)
+    )
+    run.trainer.run()
+    assert all(step.outputs["unlabeled"].embedding is None for step in run.recorder.steps[STEPS:])
+
+
+def test_supervised_loss_with_dice(tiny):
+    run = tiny.build(apa=False, hpc=False, supervised_loss="ce_dice")
+    run.trainer.run()
+    for step, output in zip(run.recorder.steps, run.recorder.outputs, strict=True):
+        for name, view in step.views.items():
+            logits = step.outputs[name].logits
+            expected = masked_cross_entropy(logits, view.target, view.weight, view.valid)
+            if name == "labeled":
+                expected = (expected + masked_dice_loss(logits, view.target, view.weight, view.valid)) / 2
+            assert output[f"loss_{name}"] == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)
+
+
+def test_the_teacher_alone_sees_noise(tiny):
+    run = tiny.build(apa=False, hpc=False, teacher_noise=0.1)
+    seen = []
+    run.teacher.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    run.trainer.run()
+    assert len(seen) == 2 * STEPS
+    noise = torch.stack([x - s.views["unlabeled"].image for x, s in zip(seen, run.recorder.steps[STEPS:], strict=True)])
+    assert noise.abs().max() == pytest.approx(0.2, abs=1e-6)  # cut there
+    assert noise.std() == pytest.approx(0.0959, abs=0.001)  # a normal of 0.1 with its tails at the edge
+    assert noise.mean() == pytest.approx(0, abs=0.002)
+    assert not torch.equal(noise[0], noise[1])
+    images = [batch["unlabeled"]["image"] for batch in run.loader]  # of the last epoch
+    assert torch.equal(images[-1], run.recorder.steps[-1].views["unlabeled"].image)
+
+
+def test_without_noise_the_image_itself_is_taken(tiny):
+    image = torch.rand(2, 1, 4, 4)
+    assert tiny.build().trainer.noisy(image) is image
+
+
+def test_noise_repeats_from_the_seed(tiny):
+    def run(**arguments):
+        return final(tiny, teacher_noise=0.1, **arguments)
+
+    assert same(tiny, run(), run())
+    assert not same(tiny, run(), final(tiny))
+
+
+@pytest.mark.parametrize(("pretrain_epochs", "max_epochs"), [(1, 3), (0, 2), (2, 2)])
+def test_progress_is_that_of_the_semi_supervised_steps(tiny, pretrain_epochs, max_epochs):
+    seen = []
+    note = On(SemiSupervisedEvents.VIEWS_PREPARED, lambda engine: seen.append((engine.pretraining, engine.progress)))
+    tiny.build(pretrain_epochs=pretrain_epochs, max_epochs=max_epochs, handlers=(note,)).trainer.run()
+    total = (max_epochs - pretrain_epochs) * STEPS
+    expected = [(True, 0.0)] * (pretrain_epochs * STEPS) + [(False, step / total) for step in range(total)]
+    assert seen == expected
+
+
+def test_progress_of_a_resumed_run(tiny, tmp_path):
+    final(tiny, folder=tmp_path, handlers=(On(Events.EPOCH_COMPLETED(once=2), lambda engine: engine.terminate()),))
+    seen = []
+    note = On(SemiSupervisedEvents.VIEWS_PREPARED, lambda engine: seen.append(engine.progress))
+    final(tiny, folder=tmp_path, resume=True, handlers=(note,))
+    assert seen[-1] == (2 * STEPS - 1) / (2 * STEPS)
+
+
 # what must not happen
 
 
@@ -288,6 +435,8 @@ def test_infinite_terms_are_named(tiny, value):
         ({"amp": "fp16"}, "amp 'fp16' needs a CUDA device, found cpu"),
         ({"pretrain_epochs": 4}, "pretrain_epochs is 4, expected 0 ... max_epochs = 3"),
         ({"pretrain_epochs": -1}, "pretrain_epochs is -1"),
+        ({"supervised_loss": "dice"}, "supervised_loss is 'dice', expected 'ce' or 'ce_dice'"),
+        ({"teacher_noise": -0.1}, "teacher_noise is -0.1, expected >= 0"),
     ],
 )
 def test_bad_arguments_are_refused(tiny, arguments, message):

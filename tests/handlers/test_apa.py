@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phnet_monai.engines import Step, View
 from phnet_monai.handlers import AdaptivePatchAugmentation
@@ -180,6 +181,114 @@ def test_the_engines_generator_decides_alone():
     assert not torch.equal(views[0].image, views[2].image)
 
 
+def test_the_share_dropped_by_entropy():
+    """filter_by: entropy keeps the surest pixels, all but `drop_percent` (1 - t) percent; padding does not count."""
+    engine = make_engine(padded=True)
+    engine.progress = 0.25
+    _, view = augment(engine, filter_by="entropy", drop_percent=40.0, threshold=0.9)
+    inside = view.valid
+    kept = view.weight[inside].bool()
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=2 / int(inside.sum()))
+    confidence = engine.state.step.patches.confidence[inside]
+    assert confidence[kept].min() >= confidence[~kept].max()
+
+
+def test_the_share_dropped_by_the_entropy_of_the_first_answer():
+    engine = make_engine()
+    engine.progress = 0.0
+    first = engine.state.step.teacher_probs.amax(dim=1)
+    _, view = augment(engine, filter_by="entropy", filter_on="weak")
+    mixed = mix_patches(first, engine.state.step.patches.keep_mask)
+    kept = view.weight.bool()
+    assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
+    assert mixed[kept].min() >= mixed[~kept].max()
+
+
+def test_agreement_on_top_of_confidence():
+    plain, strict = make_engine(), make_engine()
+    first, second = augment(plain, threshold=0.6)[1], augment(strict, threshold=0.6, also_require_agreement=True)[1]
+    plan = strict.state.step.patches
+    assert torch.equal(second.weight, first.weight * (plan.pseudo_label == plan.second_label))
+    assert second.weight.sum() < first.weight.sum()
+
+
+@pytest.mark.parametrize("shield", ["hard", "easy", "random", "none"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_contrast_on_the_hardest_patches_that_were_not_cut(reference, shield, padded):
+    engine = make_engine(5, padded=padded)
+    augment(engine, shield=shield, shield_ratio=1.0, contrast_on="hardest", cut_ratio=(0.3, 0.5))  # k = 8 of 16
+    step, plan = engine.state.step, engine.state.step.patches
+    inside = patch_all(step.weak["unlabeled"].valid, GRID)
+    hardest = reference.hardest(torch.where(inside, plan.hardness, -1.0).numpy(), 8) & inside.numpy()
+    np.testing.assert_array_equal(plan.contrasted.numpy(), hardest & plan.keep_mask.numpy())
+    assert torch.equal(plan.contrasted, plan.shielded) == (shield == "hard")
+    assert plan.contrasted.any()
+    assert float(step.scalars["contrasted_share"]) == pytest.approx(plan.contrasted.float().mean().item())
+    # there the mixed view is the image's own
+    own = expand_patches(plan.contrasted, (SIZE, SIZE))
+    assert torch.equal(step.views["unlabeled"].image[:, 0][own], step.weak["unlabeled"].image[:, 0][own])
+
+
+def test_contrast_on_the_hardest_patches_beside_a_box():
+    engine = make_engine(10)
+    augment(engine, cut="box", shield="none", cut_ratio=(0.3, 0.3), shield_ratio=1.0, contrast_on="hardest")
+    plan = engine.state.step.patches
+    assert torch.equal(plan.contrasted, patch_all(plan.keep_mask, GRID))  # k is all patches
+    assert 0 < plan.contrasted.sum() < plan.contrasted.numel()
+
+
+def test_contrast_on_the_hardest_changes_nothing_of_the_augmentation():
+    views = [augment(make_engine(), shield="none", contrast_on=on)[1] for on in ("shielded", "hardest")]
+    assert torch.equal(views[0].image, views[1].image)
+    assert torch.equal(views[0].weight, views[1].weight)
+
+
+def test_the_clocks_of_the_shield():
+    def shielded(clock: str, epoch: int, iteration: int) -> int:
+        engine = make_engine(epoch)
+        engine.state.iteration, engine.state.epoch_length, engine.pretrain_epochs = iteration, 100, 2
+        augment(engine, shield_ratio=0.5, k_clock=clock)
+        return int(engine.state.step.patches.shielded[0].sum())
+
+    # k of 16 patches at the first, a middle and the last step of epochs 3 to 10; 2 epochs were labeled-only
+    places = [(3, 201), (6, 550), (10, 1000)]
+    assert [shielded("epoch", *place) for place in places] == [2, 4, 8]  # 8 epoch / 10
+    assert [shielded("iter", *place) for place in places] == [1, 4, 8]  # 8 iteration / 1000
+    assert [shielded("after_pretrain", *place) for place in places] == [1, 4, 8]  # 8 (epoch - 2) / 8
+    assert [shielded(clock, 8, 701) for clock in ("epoch", "iter", "after_pretrain")] == [6, 5, 6]
+
+
+class BatchNormTeacher(nn.Module):
+    """Probabilities from the picture itself, normalised by the batch in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.projector = None
+
+    def forward_features(self, image: Tensor) -> tuple[Tensor, None]:
+        return torch.cat([torch.zeros_like(image), self.norm(image)], dim=1), None
+
+
+@pytest.mark.parametrize("teacher_bn", ["batch", "batch_update"])
+def test_the_second_answer_with_statistics_of_the_batch(teacher_bn):
+    """Those of labeled and mixed images together, as in U2PL; on request they enter the running ones."""
+    engine = make_engine()
+    step = engine.state.step
+    labeled = step.views["unlabeled"].image * 3 + 1
+    step.views["labeled"] = View(labeled, *(getattr(step.views["unlabeled"], n) for n in ("target", "weight", "valid")))
+    engine.teacher, engine.autocast = BatchNormTeacher().eval(), contextlib.nullcontext
+    _, view = augment(engine, teacher_bn=teacher_bn)
+    both = torch.cat([labeled, view.image])
+    score = (view.image[:, 0] - both.mean()) / (both.var(unbiased=False) + 1e-5).sqrt()
+    plan = step.patches
+    torch.testing.assert_close(plan.confidence, score.abs().sigmoid())
+    assert torch.equal(plan.second_label, (score > 0).long())
+    running = engine.teacher.norm.running_mean.item()
+    assert running == pytest.approx(0.1 * both.mean().item() if teacher_bn == "batch_update" else 0.0)
+    assert not engine.teacher.training
+
+
 @pytest.mark.parametrize("missing", ["view", "probs"])
 def test_labeled_only_steps_are_left_alone(missing):
     engine = make_engine()
@@ -224,6 +333,11 @@ def test_what_is_logged():
         ({"cut": "circle"}, "cut is 'circle'"),
         ({"cut": "box"}, "a rectangle cannot go around patches"),
         ({"shield_ratio": 30}, "shield_ratio is 30"),
+        ({"filter_by": "rank"}, "filter_by is 'rank', expected one of confidence, entropy"),
+        ({"drop_percent": 101}, "drop_percent is 101"),
+        ({"contrast_on": "easiest"}, "contrast_on is 'easiest'"),
+        ({"k_clock": "step"}, "k_clock is 'step'"),
+        ({"teacher_bn": "train"}, "teacher_bn is 'train'"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(arguments, message):

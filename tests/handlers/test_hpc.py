@@ -66,6 +66,17 @@ def test_reliable_pixels(confident_only):
     assert generator is engine.generator
 
 
+def test_patches_chosen_apart_from_the_shield():
+    """Where APA names patches for the contrast, they count instead of the shielded ones."""
+    engine, spy = make_engine(), Spy()
+    plan = engine.state.step.patches
+    plan.contrasted = ~plan.shielded
+    HardPatchContrast(spy)(engine)
+    reliable = spy.asked[2]
+    assert reliable.any()
+    assert not (reliable & expand_patches(plan.shielded, (SIZE, SIZE))).any()
+
+
 def test_the_term_and_its_weight():
     engine, spy = make_engine(), Spy()
     HardPatchContrast(spy, weight=0.25)(engine)

@@ -1,4 +1,4 @@
-"""Warm start, scores as files, and the progress bar."""
+"""Warm start, scores as files, further evaluations, and the progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from phnet_monai.data.loaders import evaluation_loader
 from phnet_monai.engines import LesionEvaluator
-from phnet_monai.handlers import LoadWeights, Progress, WriteScores
+from phnet_monai.handlers import LoadWeights, Progress, RunEvaluator, WriteScores
 from phnet_monai.networks import CheckpointError
 
 
@@ -96,6 +96,65 @@ def test_scores_are_written_after_an_evaluation(tiny, tmp_path):
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
     assert summary["images"] == 3
     assert summary["pooled_dice"] == pytest.approx(evaluator.state.metrics["pooled_dice"])
+
+
+# RunEvaluator
+
+
+class CountingEvaluator:
+    """Stands for an evaluator: notes how often it ran."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.state = SimpleNamespace(metrics={})
+
+    def run(self) -> None:
+        self.runs += 1
+        self.state.metrics = {"pooled_dice": self.runs / 10}
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (5, [5]), (9, [5])]
+)
+def test_every_few_epochs_and_the_last(tiny, interval, expected):
+    evaluator, ran = CountingEvaluator(), []
+
+    class Note:
+        def attach(self, engine):
+            from ignite.engine import Events
+
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+        def __call__(self, engine):
+            if evaluator.state.metrics:  # an epoch without evaluation must not show the one before
+                ran.append(engine.state.epoch)
+
+    handlers = (RunEvaluator(evaluator, interval=interval), Note())
+    tiny.build(max_epochs=5, pretrain_epochs=5, labeled=2, unlabeled=2, handlers=handlers).trainer.run()
+    assert ran == expected
+    assert evaluator.runs == len(expected)
+
+
+def test_pseudo_labels_are_scored_during_training(tiny):
+    """What it is for: the teacher on images whose masks are hidden from the training."""
+    items = tiny.pictures(3, seed=4)
+    run = tiny.build(max_epochs=2)
+    evaluator = LesionEvaluator("cpu", evaluation_loader(items), run.teacher, size=tiny.SIZE)
+    RunEvaluator(evaluator).attach(run.trainer)
+    run.trainer.run()
+    assert 0 <= evaluator.state.metrics["pooled_dice"] <= 1
+    plain = tiny.build(max_epochs=2)
+    plain.trainer.run()
+    assert tiny.equal(tiny.weights(run.student), tiny.weights(plain.student))  # looking changes nothing
+
+
+def test_an_evaluator_may_be_left_out(tiny):
+    tiny.build(max_epochs=1, handlers=(RunEvaluator(None),)).trainer.run()
+
+
+def test_an_interval_below_one_is_refused():
+    with pytest.raises(ValueError, match="RunEvaluator: interval is 0, expected at least 1"):
+        RunEvaluator(None, interval=0)
 
 
 # Progress

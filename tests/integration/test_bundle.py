@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundle" / "configs"
 JSON_FILES = sorted(CONFIGS.rglob("*.json"))
-OVERLAYS = [file for file in JSON_FILES if file.parent != CONFIGS]
+OVERLAYS = [file for file in JSON_FILES if file.parent.name not in ("configs", "compare")]
 RUNNABLE = ("train.json", "evaluate.json", "inference.json")
 
 
@@ -428,7 +428,9 @@ def test_profile_is_one_network_for_training_evaluation_and_inference(profile: s
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=relative)
 def test_shipped_overlays_name_what_is_there(path: Path) -> None:
-    parser = compose(CONFIGS / "train.json", [path])
+    # a native recipe is laid over its method's overlay
+    below = [CONFIGS / "methods" / path.name] if path.parent.name == "native" else []
+    parser = compose(CONFIGS / "train.json", [*below, path])
     for key, value in json.loads(path.read_text(encoding="utf-8")).items():
         assert parser[key] == value
 

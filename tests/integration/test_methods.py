@@ -16,6 +16,7 @@ from phnet_monai.engines.run import bundle_folder, evaluate_run, train_run
 
 METHODS_FOLDER = bundle_folder() / "configs" / "methods"
 SEMI = "unlabeled"
+SLOW = ("rate", 1e-5)  # at the profile's, such a short run ends in plain background, and nothing is left to learn
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Expect:
         overrides: what makes every term work from the first step on phantoms (thresholds that keep pixels).
         may_vanish: terms that may be 0 in such short runs.
         unlabeled: False for methods that never look at unlabeled images.
+        own_network: whether its network is another than the checkpoint's, so that it starts from random weights.
+        labeler: whether it needs a trained network that labels the unlabeled images.
     """
 
     terms: frozenset[str] | set[str]
@@ -39,19 +42,46 @@ class Expect:
     overrides: tuple[tuple[str, Any], ...] = ()
     may_vanish: frozenset[str] | set[str] = frozenset()
     unlabeled: bool = True
+    own_network: bool = False
+    labeler: bool = False
 
 
 METHODS = {
+    "augseg": Expect({"labeled", SEMI}, overrides=(("method_handler#threshold", 0.5), SLOW)),
+    "bcp": Expect({"ingoing", "outgoing"}),
+    "bcp_warm_start": Expect({"copy_paste"}, saved=frozenset(), teacher=False, unlabeled=False),
+    "cps": Expect({"labeled", "second_labeled", "cross_pseudo"}, saved={"method"}, teacher=False),
+    "cps_cutmix": Expect({"labeled", "second_labeled", "cross_pseudo"}, saved={"method"}, teacher=False),
     "cutmix": Expect({"labeled", SEMI}, overrides=(("apa#threshold", 0.5),)),
+    "imas": Expect(
+        {"labeled", "strong", "cutmix"},
+        overrides=(("method_handler#threshold", 0.5), ("method_handler#floor", 1.0), SLOW),  # floor 1: always CutMix
+    ),
     "mean_teacher": Expect({"labeled", "consistency"}),
+    "pdf_unet_noden": Expect(
+        {"labeled", "pseudo_masks"}, saved=frozenset(), teacher=False, own_network=True, labeler=True
+    ),
+    "pdf_unet_noden_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
     "phnet": Expect(
         {"labeled", SEMI, "contrast"},
         saved={"ema", "hpc"},
         projector=True,
         overrides=(("apa#threshold", 0.5),),
     ),
+    "phnet_release": Expect({"labeled", SEMI, "contrast"}, projector=True, overrides=(("apa#threshold", 0.5),)),
+    "ra_ugmt": Expect({"labeled", "consistency"}, own_network=True, overrides=(("method_handler#threshold", 1.0),)),
+    "ra_ugmt_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
+    "ps_mt": Expect({"labeled", SEMI}, saved={"ema"}, overrides=(("method_handler#threshold", 0.5),)),
     "sup_only": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
     "sup_only_ema": Expect({"labeled"}, unlabeled=False),
+    "u2pl": Expect({"labeled", SEMI, "contrast"}, saved={"ema", "method"}, projector=True),
+    "ua_mt": Expect({"labeled", "consistency"}),
+    "unimatch": Expect(
+        {"labeled", "strong_1", "strong_2", "feature"},
+        saved=frozenset(),
+        teacher=False,
+        overrides=(("method_handler#threshold", 0.5), SLOW),
+    ),
     "warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
 }
 
@@ -61,7 +91,9 @@ FEW = {"max_epochs": EPOCHS, "pretrain_epochs": 1, "epoch_length": STEPS}  # a m
 
 def train(method: str, datalist: Path, checkpoint: Path, out: Path, **more: Any) -> dict[str, Any]:
     """From weights that see both classes, so that every term has pixels of both."""
-    init = None if method == "warm_start" else checkpoint
+    expect = METHODS[method]
+    init = None if method.endswith("warm_start") or expect.own_network else checkpoint
+    more = {"labeler_init": str(checkpoint), **more} if expect.labeler else more
     overrides = {**FEW, **dict(METHODS[method].overrides), "batch_size": 4, **more}
     return train_run(datalist, out, profile="smoke", method=method, device="cpu", init=init, overrides=overrides)
 
@@ -103,3 +135,8 @@ def test_the_same_seed_gives_the_same_weights(method: str, datalist: Path, check
         assert all(torch.equal(tensor, second[which][name]) for name, tensor in first.get(which, {}).items())
     records = [(tmp_path / name / "history.jsonl").read_text(encoding="utf-8") for name in ("first", "second")]
     assert json.loads(records[0].splitlines()[-1]) == json.loads(records[1].splitlines()[-1])
+
+
+def test_a_method_that_needs_a_labeler_says_so(datalist: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="labeler_init is null, but this method needs a trained network"):
+        train_run(datalist, tmp_path / "run", profile="smoke", method="pdf_unet_noden", device="cpu")

@@ -42,14 +42,15 @@ def test_weighted_is_eq_8_divided_by_the_pixels_of_an_image(reference, shape):
 
 
 @pytest.mark.parametrize("fractional", [False, True])
-def test_the_three_reductions(reference, fractional):
+def test_the_reductions(reference, fractional):
     logits, target, weight, valid = case(seed=2)
     if fractional:
         weight = weight * torch.rand(weight.shape, generator=torch.Generator().manual_seed(3))
     batch, _, height, width = logits.shape
     total = batch * reference.unsupervised_loss(*arrays(logits, target, weight * valid))
     divisors = {"valid": int(valid.sum()), "kept": float((weight * valid).sum()), "mean": batch * height * width}
-    assert len(set(divisors.values())) == 3
+    divisors["u2pl"] = divisors["kept"] ** 2 / divisors["valid"]
+    assert len(set(divisors.values())) == 4
     for reduction, divisor in divisors.items():
         loss = masked_cross_entropy(logits, target, weight, valid, reduction)
         assert loss.item() == pytest.approx(total / divisor, rel=1e-5)
@@ -61,7 +62,7 @@ def test_by_hand():
     weight = torch.tensor([[[1.0, 0.5, 0.0, 1.0]]])
     valid = torch.tensor([[[True, True, True, False]]])
     total = math.log(4) + 0.5 * math.log(4 / 3)
-    for reduction, divisor in (("valid", 3), ("kept", 1.5), ("mean", 4)):
+    for reduction, divisor in (("valid", 3), ("kept", 1.5), ("mean", 4), ("u2pl", 1.5 * 1.5 / 3)):
         assert masked_cross_entropy(logits, target, weight, valid, reduction).item() == pytest.approx(total / divisor)
 
 
@@ -72,7 +73,7 @@ def test_a_bool_weight_counts_as_zero_and_one():
     )
 
 
-@pytest.mark.parametrize("reduction", ["valid", "kept", "mean"])
+@pytest.mark.parametrize("reduction", ["valid", "kept", "mean", "u2pl"])
 def test_gradient_is_zero_on_pixels_that_do_not_count(reduction):
     logits, target, weight, valid = case(seed=4)
     logits.requires_grad_()
@@ -93,7 +94,7 @@ def test_what_stands_on_padding_does_not_matter():
     )
 
 
-@pytest.mark.parametrize("reduction", ["valid", "kept", "mean"])
+@pytest.mark.parametrize("reduction", ["valid", "kept", "mean", "u2pl"])
 @pytest.mark.parametrize("nothing", ["valid", "weight"])
 def test_where_nothing_counts_the_loss_and_its_gradient_are_zero(reduction, nothing):
     logits, target, weight, valid = case()

@@ -268,6 +268,62 @@ class TestPlainUNet(NetworkSuite):
             self.build(weights="imagenet")
 
 
+class TestResidualAttentionUNet(NetworkSuite):
+    arguments: ClassVar = {"decoder": "residual_attention_unet", "unet_features": [4, 8, 8, 16, 16]}
+    divisor = 16
+
+    def test_five_widths_are_needed(self):
+        with pytest.raises(ValueError, match=r"expected 5 widths in unet_features, found \(4, 8\)"):
+            self.build(unet_features=[4, 8])
+
+    def test_there_are_no_weights(self):
+        with pytest.raises(ValueError, match="residual_attention_unet is trained from scratch, but weights='imagenet'"):
+            self.build(weights="imagenet")
+
+    def test_dropout_is_in_the_deep_levels_only(self):
+        backbone = self.build().backbone
+        rates = [[m.p for m in level.modules() if isinstance(m, torch.nn.Dropout)] for level in backbone.levels]
+        assert rates == [[], [], [], [0.3, 0.3], [0.5, 0.5]]
+
+    @torch.no_grad()
+    def test_a_closed_gate_shuts_the_skip(self, network):
+        """With the gate of the finest level at 0, only what came from below is left of it."""
+        other = copy.deepcopy(network)
+        stage = other.backbone.up_0
+        norm = stage.gate.psi[1]
+        norm.weight.zero_()
+        norm.bias.fill_(-1e4)
+        features = other.encode(pictures(1))
+        changed = [features[0] + 5, *features[1:]]
+        torch.testing.assert_close(other.decode(features).segmentation, other.decode(changed).segmentation)
+        difference = network.decode(features).segmentation - network.decode(changed).segmentation
+        assert difference.abs().max() > 1e-3
+
+
+class TestPDFUNet(NetworkSuite):
+    arguments: ClassVar = {"decoder": "pdf_unet", "unet_features": [4, 8, 8, 16, 16]}
+    divisor = 16
+
+    @pytest.mark.parametrize("widths", [[4, 8], [4, 8, 7, 16, 16], [4, 8, 8, 16, 18]])
+    def test_widths_that_cannot_be_halved_are_refused(self, widths):
+        with pytest.raises(ValueError, match=r"pdf_unet: unet_features are .* expected 5 even widths"):
+            self.build(unet_features=widths)
+
+    def test_there_are_no_weights(self):
+        with pytest.raises(ValueError, match="pdf_unet is trained from scratch, but weights='imagenet'"):
+            self.build(weights="imagenet")
+
+    def test_the_parts_are_those_of_the_source(self):
+        backbone = self.build(unet_features=[32, 64, 128, 256, 512]).backbone
+        rates = [[m.p for m in level.modules() if isinstance(m, torch.nn.Dropout)] for level in backbone.levels]
+        assert rates == [[0.0], [0.0], [0.3], [0.4], [0.5]]
+        first = [level[0].conv for level in backbone.levels]
+        assert [conv.in_channels for conv in first] == [3, 64, 128, 256, 512]  # max and average, side by side
+        assert [bridge.conv.out_channels for bridge in backbone.bridges] == [16, 32, 64, 128]
+        convs = [(conv.kernel_size[0], conv.dilation[0], conv.out_channels) for conv in backbone.bottleneck.convs]
+        assert convs == [(1, 1, 128), (3, 2, 128), (3, 4, 128), (3, 6, 128)]
+
+
 # the embedding at single pixels
 
 

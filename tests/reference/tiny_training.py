@@ -78,6 +78,7 @@ def build(
     apa: dict[str, Any] | bool | None = None,
     hpc: dict[str, Any] | bool | None = None,
     network: dict[str, Any] | None = None,
+    teacher_projector: bool = False,
     loader: dict[str, Any] | None = None,
     validate: bool = False,
     log: dict[str, Any] | None = None,
@@ -89,7 +90,7 @@ def build(
     for module in student.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.5  # so few steps; the teacher, in eval mode, would answer one class for everything
-    teacher = make_teacher(student)
+    teacher = make_teacher(student, projector=teacher_projector)
     optimizer = torch.optim.SGD(student.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
     items = pictures(labeled + unlabeled)
     batches = SemiSupervisedLoader(

@@ -1,0 +1,70 @@
+"""PDF-UNet (Iqbal and Sharif 2023) as far as its training: a frozen network labels, another is trained on its masks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step
+from phnet_monai.engines.trainer import SemiSupervisedTrainer
+from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
+from phnet_monai.networks import load_checkpoint
+
+
+def load_labeler(path: str | Path | None, which: str = "teacher") -> nn.Module:
+    """The frozen network of a checkpoint (its teacher, where it has one), to be the trainer's `teacher`.
+
+    Args:
+        path: a checkpoint of `phnet train` with any network; `labeler_init` of the configs.
+
+    Raises:
+        ValueError: no path; FileNotFoundError, CheckpointError.
+    """
+    if path is None:
+        raise ValueError(
+            "labeler_init is null, but this method needs a trained network that labels the unlabeled images; set it to "
+            "a checkpoint of labeled-only training, e.g. the best.pt of `phnet train --method warm_start`"
+        )
+    network, _ = load_checkpoint(path, which=which)
+    return network.requires_grad_(False)
+
+
+class PseudoMaskGenerator:
+    """Adds `pseudo_masks`: (cross-entropy + Dice loss) / 2 to the labeler's masks of the unlabeled images.
+
+    The labeler is the trainer's `teacher` (`load_labeler`); it sees the same weak views and stays as it is. Replaces
+    the cross-entropy of the unlabeled view.
+
+    Args:
+        weight: of the term; 1 counts generated masks like those of annotators, as the source does.
+    """
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        if weight < 0:
+            raise ValueError(f"PseudoMaskGenerator: weight is {weight}, expected >= 0")
+        self.weight = weight
+
+    def attach(self, engine: Engine) -> None:
+        if getattr(engine, "teacher", None) is None:
+            raise ValueError("PseudoMaskGenerator: the trainer has no teacher, expected the network of `load_labeler`")
+        engine.add_event_handler(SemiSupervisedEvents.VIEWS_PREPARED, self.prepare)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.add_loss)
+
+    def prepare(self, engine: SemiSupervisedTrainer) -> None:
+        views = engine.state.step.views
+        if UNLABELED in views:
+            views[UNLABELED] = replace(views[UNLABELED], loss_weight=0.0)
+
+    def add_loss(self, engine: SemiSupervisedTrainer) -> None:
+        step: Step = engine.state.step
+        if UNLABELED not in step.views:
+            return
+        view, logits = step.views[UNLABELED], step.outputs[UNLABELED].logits
+        arguments = logits, view.target, view.weight, view.valid
+        value = (masked_cross_entropy(*arguments) + masked_dice_loss(*arguments)) / 2
+        step.add_loss("pseudo_masks", value, self.weight)
+        step.scalars["pseudo_label_lesion"] = ((view.target > 0) & view.valid).sum() / view.valid.sum().clamp(min=1)
