@@ -23,8 +23,9 @@ NAMES = {
     "engines": ["SemiSupervisedEvents", "SemiSupervisedTrainer", "View"],
     "handlers": ["AdaptivePatchAugmentation", "EMATeacher", "HardPatchContrast"],
     "metrics": ["bootstrap_interval", "per_image_scores", "pooled_dice_iou", "wilcoxon_holm"],
-    "data": ["make_phantom", "make_splits", "prepare_busi", "prepare_folder"],
+    "data": ["make_phantom", "make_splits", "prepare_busbra", "prepare_busi", "prepare_folder"],
     "inference": ["Predictor"],
+    "comparison": ["compare", "read_matrix"],
 }
 
 # room -> rooms that it may import besides itself: arrows point from the command line down to the transforms
@@ -37,9 +38,10 @@ BELOW = {
     "engines": {"data", "losses", "metrics", "networks", "transforms"},
     "handlers": {"data", "engines", "losses", "metrics", "networks", "transforms"},
     "inference": {"data", "engines", "losses", "metrics", "networks", "transforms"},
-    "cli": {"data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
+    "comparison": {"data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
+    "cli": {"comparison", "data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
 }
-EVERYONES = {"phnet_monai", "device", "files"}  # the version, devices by name, files that are whole or absent
+EVERYONES = {"phnet_monai", "device", "files", "tasks"}  # version, devices by name, whole files, work in processes
 HEAVY = ("torch", "monai", "ignite", "segmentation_models_pytorch", "tensorboard", "nibabel")
 
 

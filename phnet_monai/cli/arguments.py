@@ -11,8 +11,8 @@ Rules:
   only has that initial.
 * A `bool` is a switch: `--flag`, `--no-flag`, `--noflag`, `--flag=true`, `--flag=false`. It never takes the
   next word.
-* `str` is taken as typed. `list[str]`: the flag may be repeated. `Literal[...]`: one of the choices.
-  `int | None`: also `none`.
+* `str` is taken as typed. `list[str]`: the flag may be repeated, and a positional argument takes as many words as
+  leave one for each of the others. `Literal[...]`: one of the choices. `int | None`: also `none`.
 * What follows `--` is never a flag.
 * A command that declares `**overrides` takes any other `--name value` too, unless `name` is nearly that of a flag; such
   values are read by `literal_or_text`.
@@ -81,7 +81,8 @@ class Signature:
 
     @property
     def usage(self) -> str:
-        words = [p.label if p.required else f"[{p.label}]" for p in self.positionals]
+        labels = {p.name: f"{p.label} [{p.label} ...]" if p.is_list else p.label for p in self.positionals}
+        words = [labels[p.name] if p.required else f"[{labels[p.name]}]" for p in self.positionals]
         words += [f"{p.label} ..." for p in self.parameters.values() if p.required and not p.positional]
         return " ".join([self.name, *words, "[flags]"])
 
@@ -225,14 +226,19 @@ def _unknown_flag(signature: Signature, typed: str) -> NoReturn:
 
 
 def _take_positionals(signature: Signature, free: Sequence[str], values: dict[str, Any]) -> None:
-    """Hand the words that belong to no flag to the positional parameters still open, in order."""
+    """Hand words that belong to no flag to the positional parameters still open, in order; a list takes the surplus."""
     still_open = [p for p in signature.positionals if p.name not in values]
-    if len(free) > len(still_open):
+    surplus = len(free) - len(still_open)
+    if surplus > 0 and not any(p.is_list for p in still_open):
         extra = free[len(still_open)]
         hint = " A switch is --flag, --no-flag or --flag=false." if extra.lower() in _TRUE + _FALSE else ""
         _fail(signature, f"unexpected argument {extra!r}.{hint} Usage: {signature.usage}")
-    for parameter, text in zip(still_open, free, strict=False):
-        values[parameter.name] = _convert(signature, parameter, text)
+    queue = deque(free)
+    for parameter in still_open:
+        count = 1 + max(0, surplus) if parameter.is_list else 1
+        words = [queue.popleft() for _ in range(min(count, len(queue)))]
+        if words:
+            values[parameter.name] = words if parameter.is_list else _convert(signature, parameter, words[0])
 
 
 def _convert(signature: Signature, parameter: Parameter, text: str) -> Any:

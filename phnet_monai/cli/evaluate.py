@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 
 def evaluate(
-    checkpoint: str,
+    checkpoint: list[str],
     datalist: str,
     out: str,
     *,
@@ -15,12 +17,13 @@ def evaluate(
     batch_size: int = 8,
     device: str = "auto",
 ) -> int:
-    """Score a trained network on one part of a datalist.
+    """Score a trained network, or several as one ensemble, on one part of a datalist.
 
-    Writes the scores per image and their summary to OUT.
+    Writes the scores per image and their summary to OUT. Several checkpoints (a.pt b.pt c.pt DATALIST OUT) answer
+    by their mean probability; their networks may be of different kinds and input sizes.
 
     Args:
-        checkpoint: file written by `phnet train`
+        checkpoint: file written by `phnet train`, or several of them
         datalist: the JSON file written by `phnet prepare`, or its folder
         out: folder for the scores
         part: which images; unlabeled ones are scored against their hidden masks
@@ -28,13 +31,10 @@ def evaluate(
         batch_size: images per forward pass
         device: auto, cpu, cuda, cuda:1, ...
     """
-    from pathlib import Path
-
     from phnet_monai.cli.train import datalist_file
     from phnet_monai.inference.files import check_out
 
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint file; give one written by `phnet train`")
+    files = checkpoint_files(checkpoint)
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, found {batch_size}")
     list_file = datalist_file(datalist)
@@ -43,6 +43,23 @@ def evaluate(
     from phnet_monai.engines.run import evaluate_run
     from phnet_monai.metrics import format_summary
 
-    summary = evaluate_run(checkpoint, list_file, out, part=part, device=device, batch_size=batch_size, which=which)
+    summary = evaluate_run(files, list_file, out, part=part, device=device, batch_size=batch_size, which=which)
     print(format_summary(summary))
     return 0
+
+
+def checkpoint_files(entries: Sequence[str]) -> list[str]:
+    """Each entry is a checkpoint or, where there is no file of that name, several joined by commas.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    from phnet_monai.cli.train import config_files
+
+    files = config_files(entries)
+    for file in files:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file}: no such checkpoint file; give one written by `phnet train`")
+    if not files:
+        raise FileNotFoundError("no checkpoint was given; give one written by `phnet train`")
+    return files

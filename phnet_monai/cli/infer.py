@@ -7,7 +7,7 @@ def infer(
     input: str,
     out: str,
     *,
-    model: str,
+    model: list[str],
     overlays: bool = True,
     probabilities: bool = False,
     threshold: float = 0.5,
@@ -26,7 +26,7 @@ def infer(
     Args:
         input: image (PNG, JPEG, BMP, TIFF) or folder
         out: folder for the results, outside of INPUT
-        model: checkpoint written by `phnet train`
+        model: checkpoint written by `phnet train`; of several (a.pt,b.pt, or repeated) the mean probability counts
         overlays: draw the contour on the image
         probabilities: also write OUT/probabilities/NAME.png, 8-bit
         threshold: a pixel is lesion above this probability, between 0 and 1
@@ -36,13 +36,12 @@ def infer(
         quiet: no progress bar, no summary
     """
     import sys
-    from pathlib import Path
 
+    from phnet_monai.cli.evaluate import checkpoint_files
     from phnet_monai.inference.files import check_paths, find_images
 
     source, _ = check_paths(input, out)
-    if not Path(model).is_file():
-        raise FileNotFoundError(f"{model}: no such checkpoint file; give one written by `phnet train`")
+    models = checkpoint_files(model)
     if not 0 < threshold < 1:
         raise ValueError(f"--threshold must lie between 0 and 1, found {threshold}")
     if batch_size < 1:
@@ -53,7 +52,7 @@ def infer(
 
     from phnet_monai.inference import Predictor, infer_folder
 
-    predictor = Predictor.from_checkpoint(model, device, batch_size=batch_size)
+    predictor = Predictor.from_checkpoint(models, device, batch_size=batch_size)
     result = infer_folder(
         input,
         out,

@@ -25,6 +25,7 @@ from phnet_monai.cli.arguments import (
     nearest,
     signature_of,
 )
+from phnet_monai.cli.compare import compare
 from phnet_monai.cli.demo import demo
 from phnet_monai.cli.evaluate import evaluate
 from phnet_monai.cli.infer import infer
@@ -42,7 +43,7 @@ class Commands(dict[str, Any]):
     """
 
 
-COMMANDS = Commands(prepare=Prepare(), train=train, evaluate=evaluate, infer=infer, demo=demo)
+COMMANDS = Commands(prepare=Prepare(), train=train, evaluate=evaluate, infer=infer, compare=compare, demo=demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

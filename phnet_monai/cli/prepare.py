@@ -17,6 +17,8 @@ def busi(
     labeled: str = "1/8",
     seed: int = 0,
     split_seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     normals: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -31,6 +33,8 @@ def busi(
         labeled: share of the training images (1/8, 0.125) or number of images (32) that show their mask
         seed: draw of the labeled images
         split_seed: draw of the parts; that of --seed where it is not given
+        folds: cross-validation with this many folds; needs --fold
+        fold: which fold is the test part, counted from 1
         normals: include the images without lesion
         overwrite: replace a datalist that is there
         quiet: no progress bars
@@ -45,7 +49,54 @@ def busi(
         labeled=labeled,
         seed=seed,
         split_seed=split_seed,
+        folds=folds,
+        fold=fold,
         normals=normals,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+
+
+def busbra(
+    source: str,
+    out: str,
+    *,
+    protocol: Literal["grouped", "paper"] = "grouped",
+    labeled: str = "1/8",
+    seed: int = 0,
+    split_seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Divide BUS-BRA into labeled, unlabeled, validation and test images, and write OUT/datalist.json.
+
+    Args:
+        source: folder with Images, Masks and bus_data.csv, or the folder that contains BUSBRA
+        out: folder for the datalist; the images stay where they are
+        protocol: grouped keeps each patient, and near-duplicates, on one side; paper is the random split of the
+            literature, which leaks
+        labeled: share of the training images (1/8, 0.125) or number of images (32) that show their mask
+        seed: draw of the labeled images
+        split_seed: draw of the parts; that of --seed where it is not given
+        folds: cross-validation with this many folds; needs --fold
+        fold: which fold is the test part, counted from 1
+        overwrite: replace a datalist that is there
+        quiet: no progress bars
+    """
+    from phnet_monai.data import prepare_busbra
+
+    return _prepare(
+        prepare_busbra,
+        source,
+        out,
+        protocol=protocol,
+        labeled=labeled,
+        seed=seed,
+        split_seed=split_seed,
+        folds=folds,
+        fold=fold,
         overwrite=overwrite,
         progress=not quiet,
     )
@@ -60,6 +111,8 @@ def folder(
     labeled: str = "1/8",
     seed: int = 0,
     split_seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> int:
@@ -77,6 +130,8 @@ def folder(
         labeled: share of the training images (1/8, 0.125) or number of images (32) that show their mask
         seed: draw of the labeled images
         split_seed: draw of the parts; that of --seed where it is not given
+        folds: cross-validation with this many folds; needs --fold
+        fold: which fold is the test part, counted from 1
         overwrite: replace a datalist that is there
         quiet: no progress bars
     """
@@ -91,6 +146,8 @@ def folder(
         labeled=labeled,
         seed=seed,
         split_seed=split_seed,
+        folds=folds,
+        fold=fold,
         overwrite=overwrite,
         progress=not quiet,
     )
@@ -117,4 +174,4 @@ class Prepare(dict[str, Callable[..., int]]):
     """
 
     def __init__(self) -> None:
-        super().__init__(busi=busi, folder=folder)
+        super().__init__(busi=busi, busbra=busbra, folder=folder)

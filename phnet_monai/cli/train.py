@@ -13,6 +13,7 @@ def train(
     *,
     profile: Literal["cpu", "paper", "smoke"] = "cpu",
     method: str = "phnet",
+    recipe: Literal["harmonised", "native"] = "harmonised",
     config: list[str] | None = None,
     seed: int = 0,
     init: str | None = None,
@@ -32,7 +33,10 @@ def train(
         profile: size of the network and its input: paper needs a GPU, cpu runs on two cores, smoke is for
             tests
         method: name of a method: phnet, sup_only, sup_only_ema, ...
-        config: configuration files laid over profile and method in this order: a.json,b.json, or repeated
+        recipe: harmonised trains every method by PH-Net's protocol, native by its authors' optimiser and
+            schedule
+        config: configuration files, or names of shipped ones (ablations/table2_I), laid over profile and
+            method in this order: a.json,b.json, or repeated
         seed: for weights, sampling and augmentation
         init: checkpoint to start from, weights only
         resume: go on from the last checkpoint in OUT
@@ -43,7 +47,8 @@ def train(
     from phnet_monai.inference.files import check_out
 
     files = config_files(config or [])
-    for name, path in (("--init", init), *(("--config", file) for file in files)):
+    named = [("--config", file) for file in files if Path(file).suffix == ".json" or "/" not in file]
+    for name, path in (("--init", init), *named):
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"{name}: {path}: no such file")
     list_file = datalist_file(datalist)
@@ -58,6 +63,7 @@ def train(
         out,
         profile=profile,
         method=method,
+        recipe=recipe,
         config=files,
         seed=seed,
         init=init,

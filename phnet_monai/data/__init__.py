@@ -6,7 +6,7 @@ from phnet_monai.data.datalist import load_datalist, load_meta, load_part, summa
 from phnet_monai.data.decode import IMAGE_SUFFIXES, DecodeError, read_image, read_mask
 from phnet_monai.data.near_duplicates import near_duplicate_groups
 from phnet_monai.data.phantom import make_phantom, write_phantoms
-from phnet_monai.data.prepare import prepare_busi, prepare_folder
+from phnet_monai.data.prepare import prepare_busbra, prepare_busi, prepare_folder
 from phnet_monai.data.records import Record
 from phnet_monai.data.splits import make_splits
 
@@ -20,6 +20,7 @@ __all__ = [
     "make_phantom",
     "make_splits",
     "near_duplicate_groups",
+    "prepare_busbra",
     "prepare_busi",
     "prepare_folder",
     "read_image",

@@ -105,8 +105,8 @@ def load_datalist(path: str | PathLike[str]) -> dict[str, list[dict[str, str]]]:
 
     Returns:
         dict with the keys labeled, unlabeled, validation, test; entries have `image`, `case_id`, `group_id`,
-        where known `class`, and `label` (or `hidden_label` in `unlabeled`) where a mask exists. Paths are
-        absolute strings.
+        where known `class` and further details, and `label` (or `hidden_label` in `unlabeled`) where a mask
+        exists. Paths are absolute strings.
 
     Raises:
         FileNotFoundError: the datalist, or images or masks that it names, are not there.
@@ -161,7 +161,10 @@ def summary(path: str | PathLike[str]) -> str:
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     total = sum(len(content[part]) for part in PARTS)
     head = f"{meta.get('dataset', 'dataset')}: {total} images, protocol {meta.get('protocol', '?')}, "
-    return "\n".join([f"{head}labeled {meta.get('labeled', '?')}, seed {meta.get('seed', '?')}", *lines])
+    head += f"labeled {meta.get('labeled', '?')}, seed {meta.get('seed', '?')}"
+    if meta.get("folds") is not None:
+        head += f", fold {meta['fold']} of {meta['folds']}"
+    return "\n".join([head, *lines])
 
 
 _PATH_KEYS = ("image", "label", "hidden_label")
@@ -176,7 +179,7 @@ def _entry(record: Record, part: str, folder: Path, digests: dict[str, str]) -> 
     entry["group_id"] = record.group_id if record.group_id is not None else record.case_id
     if record.class_name is not None:
         entry["class"] = record.class_name
-    return entry
+    return entry | {name: value for name, value in record.details.items() if name not in entry}
 
 
 def _write_union(record: Record, folder: Path) -> Path:

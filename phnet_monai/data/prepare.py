@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from phnet_monai.data.busbra import read_busbra
 from phnet_monai.data.busi import read_busi
 from phnet_monai.data.datalist import check_target, write_datalist
 from phnet_monai.data.decode import DecodeError, read_image, read_mask
@@ -30,6 +31,8 @@ def prepare_busi(
     labeled: str | int | float = "1/8",
     seed: int = 0,
     split_seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     normals: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -43,6 +46,7 @@ def prepare_busi(
         labeled: fraction of the training images, or number of images, that show their mask.
         seed: draw of the labeled images.
         split_seed: draw of the parts; `seed` where not given.
+        folds, fold: cross-validation: the number of folds and which one is tested on, counted from 1.
         normals: include the images without lesion.
         overwrite: replace a datalist that is there.
         progress: show progress bars on standard error.
@@ -54,7 +58,7 @@ def prepare_busi(
         FileNotFoundError, FileExistsError, ValueError: see `read_busi`, `write_datalist`, `make_splits`; arguments are
             checked before images are read. DecodeError (a ValueError) lists the files that cannot be read.
     """
-    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed)
+    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, folds=folds, fold=fold)
     check_target(out, overwrite=overwrite)
     records = read_busi(source, normals=normals)
     about = {"dataset": "BUSI", "normals": normals}
@@ -66,6 +70,47 @@ def prepare_busi(
         labeled=labeled,
         seed=seed,
         split_seed=split_seed,
+        folds=folds,
+        fold=fold,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def prepare_busbra(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    protocol: str = "grouped",
+    labeled: str | int | float = "1/8",
+    seed: int = 0,
+    split_seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Divide BUS-BRA and write its datalist.
+
+    Args:
+        source: BUS-BRA in its original layout, see `read_busbra`.
+        protocol: "grouped" keeps the images of a patient, and near-duplicates, on one side; "paper" does not.
+
+    The other arguments, the return value and the errors are those of `prepare_busi`.
+    """
+    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, folds=folds, fold=fold)
+    check_target(out, overwrite=overwrite)
+    records = read_busbra(source)
+    return prepare_records(
+        records,
+        out,
+        about={"dataset": "BUS-BRA"},
+        protocol=protocol,
+        labeled=labeled,
+        seed=seed,
+        split_seed=split_seed,
+        folds=folds,
+        fold=fold,
         overwrite=overwrite,
         progress=progress,
     )
@@ -80,6 +125,8 @@ def prepare_folder(
     labeled: str | int | float = "1/8",
     seed: int = 0,
     split_seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -91,7 +138,7 @@ def prepare_folder(
 
     The other arguments, the return value and the errors are those of `prepare_busi`.
     """
-    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed)
+    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, folds=folds, fold=fold)
     check_target(out, overwrite=overwrite)
     records = read_folder(images, masks)
     about = {"dataset": Path(images).resolve().name}
@@ -103,6 +150,8 @@ def prepare_folder(
         labeled=labeled,
         seed=seed,
         split_seed=split_seed,
+        folds=folds,
+        fold=fold,
         overwrite=overwrite,
         progress=progress,
     )
@@ -117,19 +166,24 @@ def prepare_records(
     labeled: str | int | float,
     seed: int,
     split_seed: int | None,
+    folds: int | None,
+    fold: int | None,
     overwrite: bool,
     progress: bool,
 ) -> Path:
     """Check, group, divide and write: what all layouts have in common. Returns the path of the datalist."""
     check_files(records, progress=progress)
     records = group_records(records, progress=progress)
-    parts = make_splits(records, protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed)
+    parts = make_splits(
+        records, protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, folds=folds, fold=fold
+    )
     meta = {
         **about,
         "protocol": protocol,
         "labeled": labeled,
         "seed": seed,
         "split_seed": seed if split_seed is None else split_seed,
+        **({} if folds is None else {"folds": folds, "fold": fold}),
     }
     return write_datalist(parts, out, meta=meta, overwrite=overwrite, progress=progress)
 

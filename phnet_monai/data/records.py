@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -19,6 +20,7 @@ class Record:
         group_id: images with the same group (one patient, or near-duplicates) must stay on one side of a split;
             None where nothing is known.
         class_name: for example "benign"; None where nothing is known.
+        details: what else the dataset tells (scanner, BI-RADS ...); copied into the datalist, not used in training.
     """
 
     image: Path
@@ -26,6 +28,7 @@ class Record:
     case_id: str
     group_id: str | None = None
     class_name: str | None = None
+    details: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from phnet_monai.data.records import Record, shorten
@@ -26,12 +26,14 @@ def make_splits(
     seed: int = 0,
     split_seed: int | None = None,
     ratios: tuple[int, int, int] = (8, 1, 1),
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> dict[str, list[Record]]:
     """Divide a dataset into labeled, unlabeled, validation and test images.
 
-    Validation and test depend on `split_seed`, `protocol` and `ratios` alone, never on `labeled`. For one pair of
-    seeds a smaller labeled set is contained in every larger one. Labeled images are drawn at random from the training
-    images, balanced by class; near-duplicates between labeled and unlabeled images are no leak.
+    Validation and test depend on `split_seed`, `protocol`, `ratios` and the fold alone, never on `labeled`. For one
+    pair of seeds a smaller labeled set is contained in every larger one. Labeled images are drawn at random from the
+    training images, balanced by class; near-duplicates between labeled and unlabeled images are no leak.
 
     Args:
         records: images with unique `case_id`. Those without masks go to `unlabeled` and nowhere else.
@@ -43,6 +45,10 @@ def make_splits(
         split_seed: which images are for training, validation and test; `seed` where not given. Several labeled draws
             with one `split_seed` share their test images.
         ratios: sizes of training : validation : test. Validation and test are rounded, training takes the rest.
+        folds, fold: for cross-validation, the number of folds and which of them, counted from 1, is the test part;
+            every image that may be tested on is in the test part of exactly one fold. The validation part, of the size
+            that `ratios` asks for, is drawn from the rest. "grouped" keeps groups within a fold; both protocols
+            balance the classes.
 
     Returns:
         dict with the keys labeled, unlabeled, validation, test; each part keeps the order of `records`.
@@ -50,13 +56,23 @@ def make_splits(
     Raises:
         ValueError: unknown protocol, impossible numbers, too few images or groups; the message says which.
     """
-    check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, ratios=ratios)
+    check_split_arguments(
+        protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, ratios=ratios, folds=folds, fold=fold
+    )
     _check_unique(records)
     split_seed = seed if split_seed is None else split_seed
     outlined = [record for record in records if record.masks]
     sizes = _part_sizes(len(outlined), ratios)
     divide = _divide_by_group if protocol == "grouped" else _divide_at_random
-    chosen = divide(records, sizes, split_seed)
+    if folds is None or fold is None:
+        chosen = divide(records, sizes, split_seed)
+    else:
+        tested = _fold_members(records, divide, folds, fold, split_seed)
+        rest = [record for record in records if record.case_id not in tested]
+        sizes = {"validation": sizes["validation"], "train": len(outlined) - len(tested) - sizes["validation"]}
+        if sizes["train"] < 1:
+            raise ValueError(f"{folds} folds of {len(outlined)} images leave none to train on. Ask for more folds.")
+        chosen = dict.fromkeys(tested, "test") | divide(rest, sizes, split_seed)
     training = [record for record in outlined if chosen[record.case_id] == "train"]
     shown = {record.case_id for record in _draw_labeled(training, labeled, seed)}
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
@@ -77,16 +93,25 @@ def check_split_arguments(
     seed: int,
     split_seed: int | None = None,
     ratios: tuple[int, int, int] = (8, 1, 1),
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> None:
     """Check what can be checked before any image is read. Raises ValueError."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
     parse_labeled(labeled)
-    for name, value in (("seed", seed), ("split_seed", split_seed)):
+    for name, value in (("seed", seed), ("split_seed", split_seed), ("folds", folds), ("fold", fold)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ValueError(f"{name} is {value!r}, expected a whole number.")
     if len(ratios) != 3 or min(ratios) <= 0:
         raise ValueError(f"ratios are {ratios!r}, expected three positive numbers, for example (8, 1, 1).")
+    if (folds is None) != (fold is None):
+        raise ValueError(f"folds is {folds} and fold is {fold}; give both (cross-validation) or neither.")
+    if folds is not None and fold is not None:
+        if folds < 2:
+            raise ValueError(f"folds is {folds}, expected 2 or more.")
+        if not 1 <= fold <= folds:
+            raise ValueError(f"fold is {fold}, expected 1 to {folds}.")
 
 
 def parse_labeled(labeled: str | int | float) -> Fraction | int:
@@ -170,26 +195,50 @@ def _balanced_order(records: Sequence[Record], seed: int, purpose: str) -> list[
     return [record for _, _, record in sorted(placed, key=lambda entry: entry[:2])]
 
 
-def _divide_at_random(records: Sequence[Record], sizes: Mapping[str, int], seed: int) -> dict[str, str]:
-    order = _balanced_order([record for record in records if record.masks], seed, "split")
-    # a slice of a balanced order is itself balanced by class
-    bounds = (sizes["validation"], sizes["validation"] + sizes["test"])
-    return {
-        record.case_id: "validation" if place < bounds[0] else "test" if place < bounds[1] else "train"
-        for place, record in enumerate(order)
-    }
+Divide = Callable[..., dict[str, str]]
+"""(records, size of each part, seed, purpose="split") -> part by case_id; the names of the parts are free."""
 
 
-def _divide_by_group(records: Sequence[Record], sizes: Mapping[str, int], seed: int) -> dict[str, str]:
+def _fold_members(records: Sequence[Record], divide: Divide, folds: int, fold: int, seed: int) -> set[str]:
+    """case_id of the images in the test part of one fold."""
+    free = _testable(records) if divide is _divide_by_group else [record for record in records if record.masks]
+    if len(free) < folds:
+        raise ValueError(f"{len(free)} images can be tested on, too few for {folds} folds. Ask for fewer folds.")
+    sizes = {f"fold {number}": len(free) // folds + (number <= len(free) % folds) for number in range(1, folds + 1)}
+    return {case for case, name in divide(free, sizes, seed, "folds").items() if name == f"fold {fold}"}
+
+
+def _testable(records: Sequence[Record]) -> list[Record]:
+    """Records of groups that are fully outlined; the others can only be trained on."""
+    return [r for members in _by_group(records).values() if all(m.masks for m in members) for r in members]
+
+
+def _by_group(records: Sequence[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[f"g:{record.group_id}" if record.group_id is not None else f"i:{record.case_id}"].append(record)
-    _check_enough_groups(groups)
+    return groups
+
+
+def _divide_at_random(
+    records: Sequence[Record], sizes: Mapping[str, int], seed: int, purpose: str = "split"
+) -> dict[str, str]:
+    order = _balanced_order([record for record in records if record.masks], seed, purpose)
+    # a slice of a balanced order is itself balanced by class
+    places = (name for name, size in sizes.items() for _ in range(size))
+    return {record.case_id: name for record, name in zip(order, places, strict=True)}
+
+
+def _divide_by_group(
+    records: Sequence[Record], sizes: Mapping[str, int], seed: int, purpose: str = "split"
+) -> dict[str, str]:
+    groups = _by_group(records)
+    _check_enough_groups(groups, len(sizes))
     targets = _class_targets(records, sizes)
     filled: dict[str, Counter[str]] = {part: Counter() for part in sizes}
     chosen: dict[str, str] = {}
     # real groups first, single images last: these then fill the parts to their exact sizes
-    for name in sorted(groups, key=lambda name: (len(groups[name]) == 1, _draw(seed, "split", name))):
+    for name in sorted(groups, key=lambda name: (len(groups[name]) == 1, _draw(seed, purpose, name))):
         members = groups[name]
         counts = Counter(record.class_name or "" for record in members if record.masks)
         bare = any(not record.masks for record in members)
@@ -206,12 +255,12 @@ def _divide_by_group(records: Sequence[Record], sizes: Mapping[str, int], seed: 
     return chosen
 
 
-def _check_enough_groups(groups: Mapping[str, Sequence[Record]]) -> None:
+def _check_enough_groups(groups: Mapping[str, Sequence[Record]], parts: int) -> None:
     free = sum(all(record.masks for record in members) for members in groups.values())
-    if len(groups) < 3 or free < 2:
+    if len(groups) < parts or free < parts - 1:
         raise ValueError(
-            f"The images form {len(groups)} groups, {free} of them fully outlined; a grouped split needs "
-            "three groups and two that are fully outlined, to test on. Add images of other patients."
+            f"The images form {len(groups)} groups, {free} of them fully outlined; a grouped split into {parts} parts "
+            f"needs {parts} groups and {parts - 1} that are fully outlined, to test on. Add images of other patients."
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from phnet_monai.device import pick_device
-from phnet_monai.transforms.fit import fit_image, unfit_probs
+from phnet_monai.transforms.fit import fit_image, to_unit, unfit_probs
 
 LESION = 1
 """Channel of the lesion in the network's output; 0 is background."""
@@ -24,8 +24,9 @@ class Predictor:
     Args:
         network: module (B, 1, S, S) in [0, 1] -> logits (B, 2, S, S). It is moved to `device` and set to
             eval mode.
-        size: side S of the network's input, in pixels.
-        pad_value: grey in [0, 1] that fills the square beside the image, as in training.
+        size: side S of the network's input, in pixels. None: the network takes images of any size; they are run
+            one by one.
+        pad_value: grey in [0, 1] that fills the square beside the image, as in training; None where `size` is.
         device: name of a torch device, or "auto" for the first GPU where there is one.
         batch_size: images per forward pass.
         channels_last: keep weights and images in the memory layout that convolutions prefer; the results
@@ -36,53 +37,64 @@ class Predictor:
         self,
         network: nn.Module,
         *,
-        size: int,
-        pad_value: float,
+        size: int | None,
+        pad_value: float | None,
         device: str | torch.device = "cpu",
         batch_size: int = 8,
         channels_last: bool = True,
     ) -> None:
-        if size < 1 or batch_size < 1:
+        if (size is not None and size < 1) or batch_size < 1:
             raise ValueError(f"size and batch_size must be at least 1, found {size} and {batch_size}")
-        if not 0 <= pad_value <= 1:
-            raise ValueError(f"pad_value must be a grey in [0, 1], found {pad_value}")
+        if (pad_value is None) != (size is None) or (pad_value is not None and not 0 <= pad_value <= 1):
+            raise ValueError(f"pad_value must be a grey in [0, 1], or None with size None, found {pad_value}")
         self.device = pick_device(device)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(self.device).to(memory_format=self.layout).eval()
         self.size = size
-        self.pad_value = float(pad_value)
+        self.pad_value = None if pad_value is None else float(pad_value)
         self.batch_size = batch_size
         self.settings: dict[str, Any] = {"size": size, "pad_value": self.pad_value}
 
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         device: str | torch.device = "auto",
         *,
         batch_size: int = 8,
         channels_last: bool = True,
         which: str = "teacher",
     ) -> Predictor:
-        """The predictor of a checkpoint written by `phnet train`; `which` is "teacher" or "student".
+        """The predictor of a checkpoint written by `phnet train`, or of several as an ensemble.
+
+        Args:
+            path: one checkpoint, or several whose mean probability is the answer (`networks.load_ensemble`).
+            device, batch_size, channels_last: see the class.
+            which: "teacher" or "student".
 
         Raises:
-            FileNotFoundError, CheckpointError (a ValueError): the file is missing or no such checkpoint.
+            FileNotFoundError, CheckpointError (a ValueError): a file is missing or no such checkpoint, or the
+                networks do not fit together.
             ValueError: the device is not there.
         """
-        from phnet_monai.networks import load_checkpoint
+        from phnet_monai.networks import load_ensemble
 
         device = pick_device(device)  # before the file is read: a wrong name is answered at once
-        network, info = load_checkpoint(path, device=device, which=which)
+        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        network, info = load_ensemble(paths, device=device, which=which)
         predictor = cls(
             network,
-            size=int(info["input"]["size"]),
-            pad_value=float(info["input"]["pad_value"]),
+            size=info["input"]["size"],
+            pad_value=info["input"]["pad_value"],
             device=device,
             batch_size=batch_size,
             channels_last=channels_last,
         )
-        checkpoint = {"model": Path(path).name, "model_sha256": sha256_of(path), "which": which}
+        names, digests = [Path(one).name for one in paths], [sha256_of(one) for one in paths]
+        if len(paths) == 1:
+            checkpoint: dict[str, Any] = {"model": names[0], "model_sha256": digests[0], "which": which}
+        else:
+            checkpoint = {"model": names, "model_sha256": digests, "which": which}
         predictor.settings = {**checkpoint, **predictor.settings}
         return predictor
 
@@ -105,10 +117,13 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if self.size is None or self.pad_value is None:
+            return [self._run(to_unit(image).unsqueeze(0))[0].clamp(0, 1).numpy() for image in images]
         fitted = torch.stack([fit_image(image, self.size, self.pad_value) for image in images])
-        logits = self.network(fitted.to(device=self.device, memory_format=self.layout))
-        probs = lesion_probs(logits).cpu()
-        return [restore(one, image.shape) for one, image in zip(probs, images, strict=True)]
+        return [restore(one, image.shape) for one, image in zip(self._run(fitted), images, strict=True)]
+
+    def _run(self, images: Tensor) -> Tensor:
+        return lesion_probs(self.network(images.to(device=self.device, memory_format=self.layout))).cpu()
 
 
 def lesion_probs(logits: Tensor) -> Tensor:

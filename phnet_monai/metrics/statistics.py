@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,55 @@ def bootstrap_interval(
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def weighted_interval(
+    statistic: Callable[[NDArray[np.float64]], ArrayLike],
+    count: int,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic that can be written with weights of the images.
+
+    Images of one group (one patient, or near-duplicates) are drawn together, as often as their group is: they are not
+    independent, and an interval over single images would be too narrow.
+
+    Args:
+        statistic: weights (r, count), how often each image was drawn in each of r resamples -> r figures.
+        count: number of images.
+        groups: group of each image; None: each its own.
+        confidence: of the interval, in (0, 1).
+        n_resamples: number of resamples.
+        seed: of the resampling; the same seed gives the same interval.
+
+    Returns:
+        (low, high); (NaN, NaN) for fewer than two groups.
+
+    Raises:
+        ValueError: not one group for each image.
+    """
+    if groups is not None and len(groups) != count:
+        raise ValueError(f"groups: expected one for each of {count} images, found {len(groups)}")
+    numbers: dict[Hashable, int] = {}
+    member = np.array([numbers.setdefault(name, len(numbers)) for name in groups or range(count)], dtype=np.intp)
+    size = len(numbers)
+    if size < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    chance = np.full(size, 1 / size)
+    step = max(1, _DRAWS_AT_ONCE // count)
+    figures = [
+        np.asarray(
+            statistic(rng.multinomial(size, chance, size=min(step, n_resamples - done))[:, member].astype(float))
+        )
+        for done in range(0, n_resamples, step)
+    ]
+    tail = 50 * (1 - confidence)
+    low, high = np.nanpercentile(np.concatenate(figures), [tail, 100 - tail])
+    return float(low), float(high)
+
+
 def wilcoxon_holm(reference: ArrayLike, others: Mapping[str, ArrayLike]) -> dict[str, dict[str, float]]:
     """Compare one method with several others on the same images.
 
@@ -73,8 +122,8 @@ def wilcoxon_holm(reference: ArrayLike, others: Mapping[str, ArrayLike]) -> dict
         others: by name, (n,) figures of another method in the same order of images.
 
     Returns:
-        By name: p, p_holm, effect_size in [-1, 1] and median_difference, both positive where the reference is
-        higher, and n, the number of images. If all differences are zero, p is 1 and the effect size 0.
+        By name: p, p_holm, effect_size in [-1, 1], mean_difference and median_difference, all positive where the
+        reference is higher, and n, the number of images. If all differences are zero, p is 1 and the effect size 0.
 
     Raises:
         ValueError: no images, arrays of different lengths or with NaN (images without lesion have no Dice).
@@ -114,7 +163,11 @@ def _compare(reference: NDArray[np.float64], other: NDArray[np.float64], *, name
         ranks = stats.rankdata(np.abs(nonzero))
         result["p"] = float(stats.wilcoxon(nonzero, alternative="two-sided", method="auto").pvalue)
         result["effect_size"] = float(np.sum(np.sign(nonzero) * ranks) / ranks.sum())
-    return result | {"median_difference": float(np.median(difference)), "n": difference.size}
+    return result | {
+        "mean_difference": float(difference.mean()),
+        "median_difference": float(np.median(difference)),
+        "n": difference.size,
+    }
 
 
 def holm(p_values: Sequence[float]) -> NDArray[np.float64]:

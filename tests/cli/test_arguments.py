@@ -238,3 +238,43 @@ def test_a_command_with_an_unreadable_hint_is_a_defect_not_a_user_error() -> Non
 def test_nearest() -> None:
     assert nearest("infr", ["train", "infer"]) == "infer"
     assert nearest("xyz", ["train", "infer"]) is None
+
+
+def many(first: list[str], second: str, third: str, *, flag: bool = False) -> None: ...
+
+
+MANY = signature_of(many, "phnet many")
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["a", "b", "c"], (["a"], "b", "c")),
+        (["a", "1e3", "a,b", "None", "c"], (["a", "1e3", "a,b"], "None", "c")),
+        (["--first", "x", "--first=y", "b", "c"], (["x", "y"], "b", "c")),
+        (["a", "b", "--third", "z", "c"], (["a", "b"], "c", "z")),
+    ],
+)
+def test_a_positional_list_takes_the_surplus(words: list[str], values: tuple[list[str], str, str]) -> None:
+    found = bind(MANY, words)
+    assert (found["first"], found["second"], found["third"]) == values
+    got: list[Any] = []
+
+    def command(first: list[str], second: str, third: str, *, flag: bool = False) -> None:
+        got.append((first, second, third))
+
+    fire.Fire(command, command=as_fire_words(found), serialize=lambda _: None)
+    assert got == [values]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a", "b"], r"THIRD missing. Usage: phnet many FIRST \[FIRST ...\] SECOND THIRD \[flags\]"),
+        ([], "FIRST and SECOND and THIRD missing"),
+        (["--first", "x", "a", "b", "c"], "unexpected argument 'c'"),
+    ],
+)
+def test_too_few_or_many_beside_a_positional_list(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        bind(MANY, words)

@@ -63,6 +63,34 @@ def test_the_masks_are_those_of_the_library(model: str, images: Path, tmp_path: 
     np.testing.assert_array_equal(found > 0, probs >= threshold)
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_several_models_are_an_ensemble(model: str, images: Path, tmp_path: Path, joined: bool) -> None:
+    from phnet_monai.data import read_image
+    from phnet_monai.inference import Predictor
+
+    content = torch.load(model, weights_only=True)
+    content["student"] = {name: t * 2 if t.is_floating_point() else t for name, t in content["student"].items()}
+    content["info"]["input"]["size"] = 48
+    other, plain = tmp_path / "other.pt", tmp_path / "plain.pt"  # a comma in the first one's name would be no joint
+    torch.save(content, other)
+    plain.write_bytes(Path(model).read_bytes())
+    models = ["--model", f"{plain},{other}"] if joined else ["--model", model, "--model", str(other)]
+    image = images / "1e3.png"
+    probs = [Predictor.from_checkpoint(file, "cpu").predict([read_image(image)])[0] for file in (model, other)]
+    threshold = round(float(np.median((probs[0] + probs[1]) / 2)), 4)
+    words = ["infer", str(image), str(tmp_path / "o"), *models, "--device=cpu", f"--threshold={threshold}", "--quiet"]
+    assert main(words) == 0
+    with Image.open(tmp_path / "o" / "masks" / "1e3.png") as mask:
+        found = np.asarray(mask) > 0
+    expected = (probs[0] + probs[1]) / 2 > threshold
+    assert 0 < expected.mean() < 1
+    assert (found != expected).mean() < 1e-3  # rounding at the threshold
+    settings = json.loads((tmp_path / "o" / "run.json").read_text())["settings"]
+    assert settings["model"] == [Path(plain).name if joined else Path(model).name, "other.pt"]
+    assert main(words) == 0  # the same ensemble goes on in its folder
+    assert main([*words[:3], "--model", model, *words[3 + len(models) :]]) == 2  # one of them alone does not
+
+
 def test_exit_codes(model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "bad.png").write_bytes(b"no image")
     line = ["infer", str(images), str(tmp_path / "o"), "-m", model, "--device", "cpu"]

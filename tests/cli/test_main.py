@@ -15,7 +15,16 @@ from phnet_monai.cli import main as module
 from phnet_monai.cli.main import COMMANDS, help_text, main, one_line
 
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
-LEAVES = [["train"], ["evaluate"], ["infer"], ["demo"], ["prepare", "busi"], ["prepare", "folder"]]
+LEAVES = [
+    ["train"],
+    ["evaluate"],
+    ["infer"],
+    ["compare"],
+    ["demo"],
+    ["prepare", "busi"],
+    ["prepare", "busbra"],
+    ["prepare", "folder"],
+]
 HEAVY = ("torch", "monai", "scipy", "skimage", "numpy", "PIL")
 
 
@@ -163,7 +172,19 @@ def test_awkward_paths_reach_the_job(name: str, calls: Calls, tmp_path: Path, mo
     Path(name).write_text("{}")
     assert main(["evaluate", name, name, f"{name}.out", "--part=validation"]) == 0
     options = {"part": "validation", "device": "auto", "batch_size": 8, "which": "teacher"}
-    assert calls == [("evaluate_run", (name, name, f"{name}.out"), options)]
+    assert calls == [("evaluate_run", ([name], name, f"{name}.out"), options)]
+
+
+def test_several_checkpoints_reach_the_job(calls: Calls, datalist: Path, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt", "c,1.pt"):
+        (tmp_path / name).write_text("")
+    a, b, c = (str(tmp_path / name) for name in ("a.pt", "b.pt", "c,1.pt"))
+    lines = ([a, b, c, str(datalist), "o"], [f"{a},{b}", c, str(datalist), "o"], ["--checkpoint", a, "--checkpoint", b])
+    assert main(["evaluate", *lines[0]]) == 0
+    assert main(["evaluate", *lines[1]]) == 0
+    assert main(["evaluate", *lines[2], "--checkpoint", c, str(datalist), "o", "--which", "student"]) == 0
+    assert [call[1] for call in calls] == [([a, b, c], str(datalist), "o")] * 3
+    assert calls[2][2]["which"] == "student"
 
 
 def test_a_folder_stands_for_its_datalist(calls: Calls, datalist: Path, tmp_path: Path) -> None:
@@ -188,12 +209,17 @@ def test_demo(calls: Calls, tmp_path: Path) -> None:
         (["train", "{list}", "o", "--profile", "papr"], "did you mean paper"),
         (["train", "{list}", "o", "--sead", "1"], "did you mean --seed"),
         (["evaluate", "nope.pt", "{list}", "o"], "nope.pt: no such checkpoint"),
+        (["evaluate", "{list},nope.pt", "{list}", "o"], "nope.pt: no such checkpoint"),
+        (["evaluate", "{list}", "nope.pt", "{list}", "o"], "nope.pt: no such checkpoint"),
         (["evaluate", "{list}", "nope", "o"], "nope: no such datalist"),
         (["evaluate", "{list}", "{list}", "o", "--batch-size", "0"], "at least 1"),
         (["evaluate", "{list}", "{list}", "o", "--part", "tests"], "did you mean test"),
         (["demo", "{list}"], "is a file"),
         (["prepare", "busi", "nope", "o"], "nope is not a folder"),
+        (["prepare", "busbra", "nope", "o"], "nope is not a folder"),
         (["prepare", "folder", "nope", "o", "--protocol", "random"], "grouped, paper"),
+        (["prepare", "folder", "nope", "o", "--folds", "5"], "give both"),
+        (["prepare", "busi", "nope", "o", "--folds", "5", "--fold", "6"], "expected 1 to 5"),
     ],
 )
 def test_mistakes_are_refused_before_any_work(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from phnet_monai.data import read_mask
+from phnet_monai.data.busbra import DETAILS, read_busbra
 from phnet_monai.data.busi import read_busi
 from phnet_monai.data.folder import read_folder
 
@@ -162,3 +163,127 @@ def test_real_busi_counts() -> None:
         union = read_mask(record.masks)
         assert union.sum() > max(part.sum() for part in parts), record.case_id
         np.testing.assert_array_equal(union, np.logical_or.reduce(parts))
+
+
+HEADER = "ID,Case,Histology,Pathology,BIRADS,Device,Width,Height,Side,BBOX"
+
+
+def _busbra_table(root: Path, rows: list[str], header: str = HEADER) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "bus_data.csv").write_bytes("\r\n".join([header, *rows, ""]).encode())
+
+
+def _busbra_row(name: str, patient: int, pathology: str = "benign") -> str:
+    return f'{name},{patient},fibroadenoma,{pathology},3,"GE Logiq, 7",5,4,left,"[1,2,3,4]"'
+
+
+@pytest.fixture
+def busbra(tmp_path: Path) -> Path:
+    """Patient 10 with one image, 2 and 3 with two."""
+    root = tmp_path / "parent" / "BUSBRA"
+    patients = {"0010-s": 10, "0002-l": 2, "0002-r": 2, "0003-l": 3, "0003-r": 3}
+    for name in patients:
+        _picture(root / "Images" / f"bus_{name}.png", 9)
+        _picture(root / "Masks" / f"mask_{name}.png", 255)
+    kinds = {name: "malignant" if patient == 3 else "benign" for name, patient in patients.items()}
+    _busbra_table(root, [_busbra_row(f"bus_{name}", patient, kinds[name]) for name, patient in patients.items()])
+    return root
+
+
+def test_busbra_patients_and_classes(busbra: Path) -> None:
+    records = read_busbra(busbra)
+    assert [record.case_id for record in records] == [
+        "bus_0002-l",
+        "bus_0002-r",
+        "bus_0003-l",
+        "bus_0003-r",
+        "bus_0010-s",
+    ]
+    assert [record.group_id for record in records] == [f"patient {n}" for n in (2, 2, 3, 3, 10)]
+    assert [record.class_name for record in records] == ["benign"] * 2 + ["malignant"] * 2 + ["benign"]
+    assert [record.masks[0].name for record in records][:2] == ["mask_0002-l.png", "mask_0002-r.png"]
+    assert records[0].details == {
+        "device": "GE Logiq, 7",
+        "birads": "3",
+        "histology": "fibroadenoma",
+        "side": "left",
+    }
+
+
+def test_busbra_is_found_from_its_parent_and_with_a_byte_order_mark(busbra: Path) -> None:
+    before = read_busbra(busbra.parent)
+    table = busbra / "bus_data.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    (busbra / "Images" / "._bus_0002-l.png").touch()
+    assert read_busbra(busbra) == before
+
+
+def test_busbra_image_without_mask_is_unlabeled(busbra: Path) -> None:
+    (busbra / "Masks" / "mask_0003-r.png").unlink()
+    with pytest.warns(UserWarning, match="bus_0003-r"):
+        records = read_busbra(busbra)
+    assert [record.case_id for record in records if not record.masks] == ["bus_0003-r"]
+
+
+@pytest.mark.parametrize("name", ["Images", "Masks", "bus_data.csv"])
+def test_busbra_with_a_part_missing(busbra: Path, name: str) -> None:
+    (busbra / name).rename(busbra.parent / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=rf"BUSBRA lacks {name}"):
+        read_busbra(busbra)
+
+
+def test_not_busbra(tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"is not BUS-BRA.*found else"):
+        read_busbra(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        read_busbra(tmp_path / "none")
+
+
+def test_busbra_tables_that_are_refused(busbra: Path) -> None:
+    good = (busbra / "bus_data.csv").read_text().splitlines()[1:]
+    for rows, header, message in (
+        (good, HEADER.replace("Case", "Patient"), r"bus_data\.csv has no column Case"),
+        (good, HEADER.replace(",", ";"), "no column ID or Case or Pathology"),
+        ([], HEADER, r"bus_data\.csv has no rows"),
+        ([*good, good[0]], HEADER, "row 7: bus_0010-s stands twice"),
+        ([*good[:-1], _busbra_row("bus_0003-r", 3, "normal")], HEADER, "row 6: Pathology is 'normal'"),
+        ([good[0].replace(",10,", ",,"), *good[1:]], HEADER, "row 2: Case is empty"),
+        (good[:-1], HEADER, r"does not name 1 images .*bus_0003-r"),
+    ):
+        _busbra_table(busbra, rows, header)
+        with pytest.raises(ValueError, match=message):
+            read_busbra(busbra)
+    (busbra / "bus_data.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"bus_data\.csv cannot be read as a table"):
+        read_busbra(busbra)
+
+
+def test_busbra_files_that_do_not_belong_together(busbra: Path) -> None:
+    _picture(busbra / "Masks" / "mask_0077-l.png")
+    with pytest.raises(ValueError, match=r"1 masks without an image: mask_0077-l\.png"):
+        read_busbra(busbra)
+    (busbra / "Masks" / "mask_0077-l.png").rename(busbra / "Masks" / "0002-l.png")
+    with pytest.raises(ValueError, match=r"1 masks without an image: 0002-l\.png"):
+        read_busbra(busbra)
+    (busbra / "Masks" / "0002-l.png").unlink()
+    _picture(busbra / "Images" / "bus_0002-l.bmp")
+    with pytest.raises(ValueError, match=r"bus_0002-l\.bmp and bus_0002-l\.png"):
+        read_busbra(busbra)
+    for ending in ("bmp", "png"):
+        (busbra / "Images" / f"bus_0002-l.{ending}").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Images lacks 1 images that bus_data\.csv names: bus_0002-l"):
+        read_busbra(busbra)
+
+
+@pytest.mark.real_data
+def test_real_busbra_counts() -> None:
+    folder = os.environ.get("PHNET_DATA")
+    if not folder:
+        pytest.skip("PHNET_DATA names no folder with real data")
+    records = read_busbra(folder)
+    assert len(records) == 389
+    assert Counter(record.class_name for record in records) == {"benign": 273, "malignant": 116}
+    patients = Counter(record.group_id for record in records)
+    assert Counter(patients.values()) == {2: 169, 1: 51}
+    assert all(len(record.masks) == 1 and set(record.details) == set(DETAILS) for record in records)

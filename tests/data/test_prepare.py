@@ -15,9 +15,11 @@ from phnet_monai.data import (
     Record,
     load_datalist,
     load_meta,
+    prepare_busbra,
     prepare_busi,
     prepare_folder,
     read_image,
+    summary,
     write_phantoms,
 )
 from phnet_monai.data.prepare import group_records
@@ -70,9 +72,11 @@ def test_images_without_any_mask_cannot_be_divided(phantoms: Path, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [{"labeled": "lots"}, {"protocol": "none"}, {"seed": 1.5}, {"split_seed": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"labeled": "lots"}, {"protocol": "none"}, {"seed": 1.5}, {"split_seed": "x"}, {"folds": 3}]
+)
 def test_arguments_are_checked_first(tmp_path: Path, options: dict) -> None:
-    for prepare in (prepare_folder, prepare_busi):
+    for prepare in (prepare_folder, prepare_busi, prepare_busbra):
         with pytest.raises(ValueError, match=next(iter(options))):
             prepare(tmp_path / "not there", tmp_path / "out", **options)
 
@@ -124,6 +128,45 @@ def test_made_up_busi(phantoms: Path, tmp_path: Path) -> None:
     assert load_meta(path)["normals"] is False
 
 
+def test_folds_are_written_and_told(phantoms: Path, tmp_path: Path) -> None:
+    tested = []
+    for fold in range(1, 5):
+        path = prepare_folder(phantoms, tmp_path / str(fold), folds=4, fold=fold, labeled=6, progress=False)
+        assert all(len(sides) == 1 for sides in _sides(path).values())
+        assert (load_meta(path)["folds"], load_meta(path)["fold"]) == (4, fold)
+        assert f"fold {fold} of 4" in summary(path)
+        tested += [entry["case_id"] for entry in load_datalist(path)["test"]]
+    assert sorted(tested) == [f"phantom_{number:04d}" for number in range(1, 41)]
+    assert "folds" not in load_meta(prepare_folder(phantoms, tmp_path / "plain", progress=False))
+
+
+def test_made_up_busbra(phantoms: Path, tmp_path: Path) -> None:
+    root = tmp_path / "BUSBRA"
+    lines = ["ID,Case,Histology,Pathology,BIRADS,Device,Width,Height,Side,BBOX"]
+    for kind, folder, prefix in (("images", "Images", "bus"), ("masks", "Masks", "mask")):
+        (root / folder).mkdir(parents=True)
+        for number in range(40):
+            patient, side = number // 2, "lr"[number % 2]
+            content = (phantoms / kind / f"phantom_{number + 1:04d}.png").read_bytes()
+            (root / folder / f"{prefix}_{patient:04d}-{side}.png").write_bytes(content)
+            if kind == "images":
+                pathology = "benign" if patient < 12 else "malignant"
+                lines.append(f"bus_{patient:04d}-{side},{patient},,{pathology},4,scanner {patient % 2},80,80,left,")
+    (root / "bus_data.csv").write_text("\n".join(lines))
+    path = prepare_busbra(root, tmp_path / "out", labeled="1/4", progress=False)
+    parts = load_datalist(path)
+    sides: dict[str, set[str]] = defaultdict(set)
+    for part, entries in parts.items():
+        for entry in entries:
+            patient = entry["case_id"].split("-")[0]
+            sides[patient].add("training" if part in ("labeled", "unlabeled") else part)
+    assert len(sides) == 20
+    assert all(len(found) == 1 for found in sides.values())
+    assert {entry["device"] for entry in parts["labeled"]} <= {"scanner 0", "scanner 1"}
+    assert "histology" not in parts["labeled"][0]
+    assert load_meta(path)["dataset"] == "BUS-BRA"
+
+
 @pytest.fixture(scope="module")
 def real() -> str:
     folder = os.environ.get("PHNET_DATA")
@@ -171,3 +214,20 @@ def test_real_busi_mean_grey(real: str) -> None:
     images = sorted(file for file in folder.iterdir() if "_mask" not in file.name)[::5]
     means = [read_image(file).mean() / 255 for file in images]
     assert np.mean(means) == pytest.approx(0.33, abs=0.05)
+
+
+@pytest.mark.real_data
+def test_real_busbra_keeps_patients_on_one_side(real: str, tmp_path: Path) -> None:
+    path = prepare_busbra(real, tmp_path, folds=5, fold=1, progress=False)
+    assert all(len(sides) == 1 for sides in _sides(path).values())
+    parts = load_datalist(path)
+    patients = defaultdict(set)
+    for part, entries in parts.items():
+        for entry in entries:
+            patients[entry["case_id"].split("-")[0]].add("training" if part in ("labeled", "unlabeled") else part)
+    assert len(patients) == 220
+    assert all(len(sides) == 1 for sides in patients.values())
+    assert (len(parts["validation"]), len(parts["test"])) == (39, 78)
+    for part in ("labeled", "validation", "test"):
+        share = np.mean([entry["class"] == "malignant" for entry in parts[part]])
+        assert share == pytest.approx(116 / 389, abs=0.05)

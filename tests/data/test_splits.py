@@ -111,6 +111,65 @@ def test_draws_never_change_between_versions() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["paper", "grouped"])
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_every_image_is_tested_in_one_fold(protocol: str, folds: int) -> None:
+    records = _busi_like()
+    draws = [make_splits(records, protocol=protocol, folds=folds, fold=fold + 1, split_seed=4) for fold in range(folds)]
+    tested = Counter(record.case_id for draw in draws for record in draw["test"])
+    assert tested == Counter(_names(records))
+    for draw in draws:
+        assert sum(len(part) for part in draw.values()) == len(records)
+        assert _sides(draw)[1] == 65
+        assert len(draw["test"]) == pytest.approx(647 / folds, abs=1)
+        for part in ("validation", "test"):
+            share = Counter(record.class_name for record in draw[part])["malignant"] / len(draw[part])
+            assert share == pytest.approx(210 / 647, abs=0.04), part
+        if protocol == "grouped":
+            assert_no_leak(draw)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "grouped"])
+def test_labeled_sets_of_a_fold_are_nested(protocol: str) -> None:
+    options = {"protocol": protocol, "folds": 5, "fold": 3, "split_seed": 0}
+    draws = [make_splits(_busi_like(), labeled=n, seed=7, **options) for n in (8, "1/8", "1/2")]
+    for smaller, larger in itertools.pairwise(draws):
+        assert _names(smaller["labeled"]) < _names(larger["labeled"])
+        assert (smaller["test"], smaller["validation"]) == (larger["test"], larger["validation"])
+    other = make_splits(_busi_like(), labeled=8, seed=8, **options)
+    assert other["test"] == draws[0]["test"]
+    assert _names(other["labeled"]) != _names(draws[0]["labeled"])
+    assert make_splits(_busi_like(), labeled=8, seed=7, **options) == draws[0]
+
+
+def test_images_that_can_only_be_trained_on_are_in_no_fold() -> None:
+    bare = [Record(Path("bare.png"), (), "bare", "g5"), Record(Path("b2.png"), (), "b2")]
+    records = [*_records(60, 40, group_size=2), *bare]
+    for fold in range(1, 5):
+        parts = make_splits(records, folds=4, fold=fold)
+        assert {"bare", "b2"} < _names(parts["unlabeled"])
+        assert not any(record.group_id == "g5" for part in ("validation", "test") for record in parts[part])
+        assert {len(parts["test"])} <= {24, 26}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 5}, "give both"),
+        ({"fold": 1}, "give both"),
+        ({"folds": 1, "fold": 1}, "2 or more"),
+        ({"folds": 5, "fold": 6}, "expected 1 to 5"),
+        ({"folds": 5, "fold": 0}, "expected 1 to 5"),
+        ({"folds": 2.5, "fold": 1}, "whole number"),
+        ({"folds": 101, "fold": 1}, "too few for 101 folds"),
+        ({"folds": 2, "fold": 1, "ratios": (1, 8, 1)}, "leave none to train on"),
+    ],
+)
+def test_impossible_folds(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_splits(_records(60, 40), **options)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "grouped"])
 def test_images_without_mask_are_only_unlabeled(protocol: str) -> None:
     parts = make_splits(_records(40, 20, bare=30), protocol=protocol)
     assert sum(not record.masks for record in parts["unlabeled"]) == 30

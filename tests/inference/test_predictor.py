@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ def test_lesion_is_channel_one() -> None:
     assert lesion_probs(logits).item() == pytest.approx(1 / (1 + np.exp(-2.0)))
 
 
-@pytest.mark.parametrize("wrong", [{"size": 0}, {"batch_size": 0}, {"pad_value": 84.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"size": 0}, {"batch_size": 0}, {"pad_value": 84.0}, {"pad_value": None}, {"size": None}]
+)
 def test_impossible_settings_are_refused(network: nn.Module, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Predictor(network, **{"size": 8, "pad_value": 0.3, **wrong})
@@ -161,3 +164,43 @@ def test_from_checkpoint_rebuilds_network_and_input(tmp_path: Path, checkpoint: 
 def test_from_checkpoint_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nope\.pt"):
         Predictor.from_checkpoint(tmp_path / "nope.pt", "cpu")
+
+
+@pytest.fixture
+def another(tmp_path: Path, checkpoint: Path) -> Callable[..., Path]:
+    """`another(**input)`: the checkpoint with other random weights and, if asked, another input."""
+
+    def make(**changes: Any) -> Path:
+        from phnet_monai.networks import PHNet
+
+        content = torch.load(checkpoint, weights_only=True)
+        torch.manual_seed(1)
+        content["teacher"] = PHNet(**content["info"]["network"]).state_dict()
+        content["info"]["input"] |= changes
+        torch.save(content, tmp_path / "another.pt")
+        return tmp_path / "another.pt"
+
+    return make
+
+
+@pytest.mark.parametrize("changes", [{}, {"size": 48}, {"pad_value": 0.6}])
+def test_several_checkpoints_give_their_mean(
+    checkpoint: Path, another: Callable[..., Path], changes: dict[str, Any]
+) -> None:
+    """Whatever input each of them has: the mean of what they say alone, at the image's own size."""
+    files = [checkpoint, another(**changes)]
+    images = [corner_image(45, 61), corner_image(80, 33), corner_image(20, 20)]
+    alone = [Predictor.from_checkpoint(file, "cpu").predict(images) for file in files]
+    assert np.abs(alone[0][0] - alone[1][0]).max() > 1e-3
+    together = Predictor.from_checkpoint(files, "cpu", batch_size=2)
+    for probs, first, second in zip(together.predict(images), *alone, strict=True):
+        assert probs.dtype == np.float32
+        np.testing.assert_allclose(probs, (first + second) / 2, atol=1e-5)
+    assert together.settings == {
+        "model": ["tiny.pt", "another.pt"],
+        "model_sha256": [sha256_of(file) for file in files],
+        "which": "teacher",
+        "size": None if changes else 32,
+        "pad_value": None if changes else 0.25,
+    }
+    assert Predictor.from_checkpoint([checkpoint], "cpu").settings == Predictor.from_checkpoint(checkpoint).settings

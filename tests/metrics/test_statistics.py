@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from phnet_monai.metrics import bootstrap_interval, wilcoxon_holm
-from phnet_monai.metrics.statistics import holm
+from phnet_monai.metrics import bootstrap_interval, holm, weighted_interval, wilcoxon_holm
 
 
 def test_interval_of_two_values_is_known():
@@ -72,6 +71,7 @@ def test_signed_ranks_by_hand():
     assert result["p_holm"] == result["p"]
     assert (result["effect_size"], result["n"]) == (1.0, 5)
     assert result["median_difference"] == pytest.approx(0.03)
+    assert result["mean_difference"] == pytest.approx(0.03)
     # the largest difference the other way: W+ = 15, W- = 6
     mixed = wilcoxon_holm(np.array([1, 2, 3, 4, 5, -6.0]), {"zero": np.zeros(6)})["zero"]
     assert mixed["effect_size"] == pytest.approx(9 / 21)
@@ -118,3 +118,43 @@ def test_refuses_figures_that_are_no_pairs():
         wilcoxon_holm(good, {"cutmix": np.array([0, 1, np.nan, 2])})
     with pytest.raises(ValueError, match="reference: expected one figure per image"):
         wilcoxon_holm([], {})
+
+
+def weighted_mean(values):
+    return lambda weights: weights @ values / weights.sum(axis=1)
+
+
+def test_weighted_interval_of_two_values_is_known():
+    values = np.array([0.0, 1.0])
+    # resampled means are 0, 1/2, 1 with chances 1/4, 1/2, 1/4
+    assert weighted_interval(weighted_mean(values), 2) == (0.0, 1.0)
+    assert weighted_interval(weighted_mean(values), 2, confidence=0.4) == (0.5, 0.5)
+
+
+def test_weighted_interval_is_that_of_the_plain_bootstrap():
+    values = np.random.default_rng(3).normal(0.5, 0.2, 60)
+    weighted = weighted_interval(weighted_mean(values), 60, n_resamples=20_000)
+    plain = bootstrap_interval(values, n_resamples=20_000)
+    assert weighted == pytest.approx(plain, abs=0.003)
+    assert weighted_interval(weighted_mean(values), 60) == weighted_interval(weighted_mean(values), 60)
+    assert weighted_interval(weighted_mean(values), 60) != weighted_interval(weighted_mean(values), 60, seed=1)
+
+
+def test_groups_are_drawn_together():
+    values = np.random.default_rng(4).normal(0.5, 0.2, 30)
+    single = weighted_interval(weighted_mean(values), 30)
+    # every image four times: four times the images, but no more knowledge
+    repeated, groups = np.repeat(values, 4), np.repeat(np.arange(30), 4).tolist()
+    grouped = weighted_interval(weighted_mean(repeated), 120, groups=groups)
+    assert grouped == pytest.approx(single, abs=0.01)
+    ungrouped = weighted_interval(weighted_mean(repeated), 120)
+    assert np.diff(ungrouped) == pytest.approx(np.diff(grouped) / 2, rel=0.1)
+
+
+def test_groups_of_unequal_size_weigh_by_their_images():
+    # groups {0, 0} and {1}: means are 0, 1/3 and 1 with chances 1/4, 1/2, 1/4
+    values, groups = np.array([0.0, 0.0, 1.0]), ["a", "a", "b"]
+    assert weighted_interval(weighted_mean(values), 3, groups=groups, confidence=0.4) == pytest.approx((1 / 3, 1 / 3))
+    assert all(math.isnan(limit) for limit in weighted_interval(weighted_mean(values), 3, groups=["a"] * 3))
+    with pytest.raises(ValueError, match="one for each of 3 images, found 2"):
+        weighted_interval(weighted_mean(values), 3, groups=["a", "b"])

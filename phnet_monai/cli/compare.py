@@ -1,0 +1,103 @@
+"""`phnet compare`: methods, fractions and seeds against each other, with statistics."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+
+def compare(
+    data: str,
+    out: str,
+    *,
+    layout: Literal["auto", "busi", "busbra", "folder"] = "auto",
+    matrix: str | None = None,
+    preset: Literal["table1", "table2", "table3a", "table3b", "table3c", "fig8"] | None = None,
+    methods: list[str] | None = None,
+    labeled: list[str] | None = None,
+    seeds: list[str] | None = None,
+    profiles: list[str] | None = None,
+    folds: int | None = None,
+    reference: str | None = None,
+    recipe: Literal["harmonised", "native"] = "harmonised",
+    jobs: int = 1,
+    threads: int | None = None,
+    work: str | None = None,
+    device: str = "auto",
+    checkpoint: Literal["last", "best"] = "last",
+    report_only: bool = False,
+    quiet: bool = False,
+    **overrides: Any,
+) -> int:
+    """Train methods against each other and write tables, statistics and figures to OUT/report.
+
+    Finished trainings in OUT are kept, half-finished ones resumed: after any stop, the same command goes on.
+    All methods of one fraction and seed start from the same labeled-only training.
+
+    Args:
+        data: data set in its original layout, as for `phnet prepare`
+        out: folder of the comparison
+        layout: of the data set; auto looks
+        matrix: JSON file with rows, fractions, seeds, ... (docs/comparison.md)
+        preset: a table or figure of the paper
+        methods: sup_only_ema,phnet,... ; METHOD:native takes the recipe of the method's authors
+        labeled: fractions or numbers of labeled images: 1/8,1/4
+        seeds: whole numbers: 0,1,2; each draws labeled images, weights and views
+        profiles: cpu, paper, smoke
+        folds: cross-validation with that many folds instead of the one split
+        reference: the row that all others are tested against; phnet where it takes part
+        recipe: harmonised trains every method by PH-Net's protocol, native by its authors'
+        jobs: trainings at a time
+        threads: processor threads of each; the cores divided by the jobs where not given
+        work: folder for datalists and checkpoints; OUT/work where not given
+        device: auto, cpu, cuda, cuda:1, ...
+        checkpoint: which one the report shows: the last, or the best on the validation images
+        report_only: only write the report of what is finished
+        quiet: no progress bar
+        overrides: values of the configuration for all trainings, by their ids: --max_epochs 12
+    """
+    from phnet_monai.inference.files import check_out
+
+    given = {
+        "rows": _words(methods),
+        "labeled": _words(labeled),
+        "seeds": _numbers(_words(seeds)),
+        "profiles": _words(profiles),
+        "folds": folds,
+        "reference": reference,
+    }
+    if report_only and (overrides or any(value is not None for value in (matrix, preset, *given.values()))):
+        raise ValueError("--report-only shows what was trained; it takes neither rows nor settings")
+    if matrix is not None and preset is not None:
+        raise ValueError("--matrix and --preset exclude each other; both say what the rows are")
+    check_out(out)
+
+    from phnet_monai import comparison
+
+    failed: list[str] = []
+    if not report_only:
+        chosen = comparison.choose_matrix(matrix, preset, given, recipe=recipe, overrides=overrides)
+        found = comparison.find_layout(data) if layout == "auto" else layout
+        outcome = comparison.compare(
+            chosen, data, out, layout=found, work=work, jobs=jobs, threads=threads, device=device, progress=not quiet
+        )
+        failed = [*outcome.errors, *outcome.skipped]
+    report = comparison.write_report(out, work=work, checkpoint=checkpoint)
+    print(report.read_text(encoding="utf-8"))
+    print(f"\n{report}")
+    return 3 if failed else 0
+
+
+def _words(entries: list[str] | None) -> list[str] | None:
+    """Repeated flags, each with one or several values joined by commas."""
+    if entries is None:
+        return None
+    return [word for entry in entries for word in entry.split(",") if word]
+
+
+def _numbers(words: list[str] | None) -> list[int] | None:
+    if words is None:
+        return None
+    wrong = [word for word in words if not word.isdigit()]
+    if wrong:
+        raise ValueError(f"--seeds: expected whole numbers such as 0,1,2; found {wrong[0]!r}")
+    return [int(word) for word in words]

@@ -1,0 +1,116 @@
+"""The trainings of a comparison: a labeled-only start that others share, one trained and scored cell.
+
+Each is a function of plain arguments that does nothing if its result is there, and goes on with a half-finished
+training. They run in processes of their own (`phnet_monai.tasks`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from phnet_monai import __version__
+from phnet_monai.files import atomic_writer, write_json
+
+
+def train(folder: str, datalist: str, arguments: Mapping[str, Any]) -> float | None:
+    """`train_run` into `folder`, resumed if it was begun, passed over if it is finished.
+
+    Returns:
+        Seconds, or None where a part was trained before.
+    """
+    from phnet_monai.engines.run import train_run
+
+    if (Path(folder) / "run.json").is_file():
+        return None
+    begun = (Path(folder) / "last.pt").is_file()
+    start = time.perf_counter()
+    train_run(datalist, folder, resume=True, **arguments)
+    return None if begun else round(time.perf_counter() - start, 1)
+
+
+def train_and_score(
+    cell: Mapping[str, Any],
+    folder: str,
+    datalist: str,
+    results: str,
+    arguments: Mapping[str, Any],
+    device: str,
+) -> None:
+    """One cell: train, score `last.pt` and `best.pt` on the validation and the test part, write its result files.
+
+    `results`/NAME.json is written last, so that a cell counts as finished only when all is there.
+    """
+    name = cell["name"]
+    seconds = train(folder, datalist, arguments)
+    scores = {part: evaluate(Path(folder), datalist, part, device) for part in ("validation", "test")}
+    for part in scores:
+        with atomic_writer(Path(results) / f"{name}__{part}.csv") as stream:
+            stream.write((Path(folder) / f"{part}_last" / "per_image.csv").read_bytes())
+    run = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+    history = [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    content = {
+        **cell,
+        "counts": _counts(datalist),
+        "datalist_sha256": hashlib.sha256(Path(datalist).read_bytes()).hexdigest(),
+        "steps": history[-1]["iteration"],
+        "seconds": seconds,
+        "run": {"best": run["best"], "last": run["last"], "score": run["score"]},
+        "scores": scores,
+        "history": history,
+        "version": __version__,
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+    }
+    write_json(Path(results) / f"{name}.json", content)
+
+
+def evaluate(folder: Path, datalist: str, part: str, device: str) -> dict[str, Any]:
+    """Summaries of the last and the best checkpoint; the best one is missing where nothing was validated."""
+    from phnet_monai.engines.run import evaluate_run
+
+    return {
+        which: evaluate_run(folder / f"{which}.pt", datalist, folder / f"{part}_{which}", part=part, device=device)
+        for which in ("last", "best")
+        if (folder / f"{which}.pt").is_file()
+    }
+
+
+def _counts(datalist: str) -> dict[str, int]:
+    from phnet_monai.data import load_datalist
+
+    content = load_datalist(datalist)
+    return {part: len(content[part]) for part in ("labeled", "unlabeled", "validation", "test")}
+
+
+def machine() -> dict[str, Any]:
+    """What a reader needs to judge times and figures."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the code, where it runs from a git checkout."""
+    command: Sequence[str] = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

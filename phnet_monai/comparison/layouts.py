@@ -1,0 +1,57 @@
+"""Data sets that a comparison prepares itself, one datalist per fraction and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from phnet_monai.comparison.matrix import MatrixError
+
+LAYOUTS = ("busi", "busbra", "folder")
+SPLIT_SEED = 0  # validation and test part are the same for all seeds; a seed draws labeled images, weights and views
+
+
+def find_layout(source: str | Path) -> str:
+    """The layout of a data set, by what lies in its folder.
+
+    Raises:
+        FileNotFoundError: no such folder; MatrixError: it looks like none of them.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such folder; give the data set in its original layout")
+    if (source / "bus_data.csv").is_file():
+        return "busbra"
+    if any((source / folder / "benign").is_dir() for folder in (".", "Dataset_BUSI_with_GT")):
+        return "busi"
+    if (source / "images").is_dir() and (source / "masks").is_dir():
+        return "folder"
+    raise MatrixError(
+        f"{source}: found neither bus_data.csv (BUS-BRA) nor benign/ (BUSI) nor images/ and masks/; give another "
+        "folder, or say what it is with the layout"
+    )
+
+
+def make_datalist(
+    layout: str, source: str, folder: str, *, labeled: str, seed: int, folds: int | None = None, fold: int | None = None
+) -> None:
+    """`folder`/datalist.json of one fraction and seed (and fold); does nothing if it is there."""
+    from phnet_monai import data
+
+    if (Path(folder) / "datalist.json").is_file():
+        return
+    functions: dict[str, Callable[..., Path]] = {
+        "busi": data.prepare_busi,
+        "busbra": data.prepare_busbra,
+        "folder": data.prepare_folder,
+    }
+    functions[layout](
+        source,
+        folder,
+        labeled=labeled,
+        seed=seed,
+        split_seed=SPLIT_SEED,
+        overwrite=True,
+        progress=False,
+        **({} if folds is None else {"folds": folds, "fold": fold}),
+    )

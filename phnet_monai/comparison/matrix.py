@@ -1,0 +1,287 @@
+"""What a comparison consists of: rows (methods or ablations) x profiles x labeled fractions x seeds (x folds)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from phnet_monai.engines.run import ConfigError, bundle_folder, compose, overlay, training_overlays
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LABELS = {
+    "augseg": "AugSeg",
+    "bcp": "BCP",
+    "cps": "CPS",
+    "cps_cutmix": "CPS (CutMix)",
+    "cutmix": "CutMix",
+    "imas": "iMAS",
+    "mean_teacher": "Mean Teacher",
+    "pdf_unet": "PDF-UNet",
+    "pdf_unet_noden": "PDF-UNet (no DEN)",
+    "phnet": "PH-Net",
+    "phnet_plus": "PH-Net+",
+    "phnet_release": "PH-Net (release)",
+    "ps_mt": "PS-MT",
+    "ra_ugmt": "RA-UGMT (re-created)",
+    "sup_only": "SupOnly",
+    "sup_only_ema": "SupOnly, EMA",
+    "u2pl": "U2PL",
+    "ua_mt": "UA-MT",
+    "unimatch": "UniMatch",
+}
+
+
+class MatrixError(ValueError):
+    """A comparison that cannot be run as it is described."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: unique in the comparison; part of file names.
+        label: how the table calls it.
+        method: overlay below `bundle/configs/methods`.
+        recipe: `harmonised`, or `native` for the source's own optimiser and schedule.
+        config: further overlays: names below `bundle/configs` without `.json` (`ablations/table2_I`), or files.
+        overrides: single values of the configuration.
+        paper: the paper's figures, for the report only.
+    """
+
+    name: str
+    label: str
+    method: str
+    recipe: str = "harmonised"
+    config: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    paper: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> tuple[Any, ...]:
+        """What decides the training; rows of one name must agree in it."""
+        return (self.method, self.recipe, tuple(self.config), json.dumps(dict(self.overrides), sort_keys=True))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a comparison: a row with everything that varies."""
+
+    row: Row
+    profile: str
+    labeled: str
+    seed: int
+    fold: int | None = None
+
+    @property
+    def split(self) -> str:
+        """Name of its datalist: fraction, seed and fold."""
+        fold = "" if self.fold is None else f"__fold{self.fold}"
+        return f"{self.labeled.replace('/', '-')}__seed{self.seed}{fold}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}__{self.profile}__{self.split}"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A comparison.
+
+    Attributes:
+        rows, profiles, labeled, seeds: what is combined, in the order of the runs (rows outermost).
+        folds: number of folds of a cross-validation; None: the one fixed split.
+        reference: name of the row that the others are tested against.
+        overrides: values of the configuration for all cells.
+        warm_start: values for the shared labeled-only start on top of its overlay; None: no shared start, every run
+            pretrains by its profile's `pretrain_epochs`.
+        dataset: name for the report; title: its heading.
+    """
+
+    rows: tuple[Row, ...]
+    profiles: tuple[str, ...] = ("cpu",)
+    labeled: tuple[str, ...] = ("1/8",)
+    seeds: tuple[int, ...] = (0, 1)
+    folds: int | None = None
+    reference: str = "phnet"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    warm_start: Mapping[str, Any] | None = field(default_factory=dict)
+    dataset: str = ""
+    title: str = "Comparison"
+
+    def cells(self) -> Iterator[Cell]:
+        folds: Sequence[int | None] = [None] if self.folds is None else range(1, self.folds + 1)
+        for labeled in self.labeled:
+            for row in self.rows:
+                for profile in self.profiles:
+                    for seed in self.seeds:
+                        for fold in folds:
+                            yield Cell(row, profile, labeled, seed, fold)
+
+    def as_data(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))
+
+
+def rows_of_methods(methods: Sequence[str], recipe: str = "harmonised") -> tuple[Row, ...]:
+    """One row for each shipped method, or for `METHOD:native`."""
+    rows = []
+    for entry in methods:
+        method, _, own = entry.partition(":")
+        chosen = own or recipe
+        suffix = "" if chosen == "harmonised" else f"_{chosen}"
+        label = LABELS.get(method, method) + ("" if chosen == "harmonised" else f" ({chosen})")
+        rows.append(Row(method + suffix, label, method, chosen))
+    return tuple(rows)
+
+
+def read_matrix(path: str | Path) -> Matrix:
+    """A matrix from a JSON file (docs/comparison.md explains it).
+
+    Raises:
+        FileNotFoundError, MatrixError: naming the file and the entry.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such matrix file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise MatrixError(f"{path}: not valid JSON ({error})") from error
+    return matrix_from_data(content, str(path))
+
+
+def matrix_from_data(content: Any, origin: str) -> Matrix:
+    """A matrix from plain data, as `Matrix.as_data` gives it; `origin` is named in errors."""
+    if not isinstance(content, dict) or not content.get("rows"):
+        raise MatrixError(f"{origin}: expected a JSON object with a list `rows`")
+    _only_known(content, Matrix, origin)
+    rows = []
+    for number, entry in enumerate(content["rows"], 1):
+        entry = {"method": entry} if isinstance(entry, str) else entry
+        where = f"{origin}: row {number}"
+        if not isinstance(entry, dict) or "method" not in entry:
+            raise MatrixError(f"{where}: expected a method's name or an object with `method`, found {entry!r}")
+        _only_known(entry, Row, where)
+        name = entry.get("name", entry["method"])
+        label = entry.get("label", LABELS.get(name, name))
+        rows.append(Row(**{**entry, "name": name, "label": label, "config": tuple(entry.get("config", ()))}))
+    lists = {key: tuple(content[key]) for key in ("profiles", "labeled", "seeds") if key in content}
+    return Matrix(**{**content, **lists, "rows": tuple(rows)})
+
+
+def _only_known(entry: Mapping[str, Any], kind: type, where: str) -> None:
+    known = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    for key in entry:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise MatrixError(f"{where}: unknown entry {key!r}; {hint}")
+
+
+def choose_matrix(
+    path: str | Path | None,
+    preset: str | None,
+    given: Mapping[str, Any],
+    *,
+    recipe: str = "harmonised",
+    overrides: Mapping[str, Any] | None = None,
+) -> Matrix:
+    """The matrix that a command line asks for.
+
+    Args:
+        path: matrix file; preset: a shipped one (`bundle/configs/compare`); neither: one made of `given`.
+        given: `rows` (names of methods; with a file or preset: which of its rows), `labeled`, `seeds`, `profiles`,
+            `folds`, `reference`; None entries change nothing.
+        recipe: of rows that are made of methods' names.
+        overrides: values of the configuration for all cells, over those of a file.
+
+    Raises:
+        FileNotFoundError, MatrixError.
+    """
+    asked = {name: value for name, value in given.items() if value}
+    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}
+    names = changes.pop("rows", ())
+    if path is None and preset is None:
+        if not names:
+            raise MatrixError("nothing to compare: give methods, a matrix file or a preset")
+        rows = rows_of_methods(names, recipe)
+        matrix = Matrix(rows, reference="phnet" if "phnet" in names else rows[-1].name, overrides=dict(overrides or {}))
+        return replace(matrix, **changes)
+    matrix = read_matrix(path if path is not None else overlay("compare", str(preset)))
+    if names:
+        known = {row.name: row for row in matrix.rows}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise MatrixError(f"there is no row {unknown[0]!r} in the matrix; its rows are {', '.join(known)}")
+        matrix = replace(matrix, rows=tuple(known[name] for name in names))
+    return replace(matrix, **changes, overrides={**matrix.overrides, **(overrides or {})})
+
+
+def check_matrix(matrix: Matrix) -> None:
+    """Compose every row's configuration, so that a misspelt name is found before hours of training.
+
+    Raises:
+        MatrixError, ConfigError.
+    """
+    names = [row.name for row in matrix.rows]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise MatrixError(f"two rows are called {twice[0]!r}; give one of them another `name`")
+    for row in matrix.rows:
+        if not NAME.fullmatch(row.name) or "__" in row.name:
+            raise MatrixError(f"row {row.name!r}: a name consists of letters, digits, '-', '.' and single '_'")
+    for key in ("rows", "profiles", "labeled", "seeds"):
+        values = getattr(matrix, key)
+        if not values or len(set(values if key != "rows" else names)) != len(values):
+            raise MatrixError(f"`{key}` is {values!r}, expected at least one entry and none twice")
+    if matrix.reference not in names:
+        raise MatrixError(f"reference is {matrix.reference!r}, expected one of the rows {', '.join(names)}")
+    if matrix.folds is not None and matrix.folds < 2:
+        raise MatrixError(f"`folds` is {matrix.folds}, expected at least 2, or none")
+    for profile in matrix.profiles:
+        for row in matrix.rows:
+            row_config(matrix, row, profile)
+
+
+def row_config(matrix: Matrix, row: Row, profile: str) -> dict[str, Any]:
+    """The composed configuration of a row, not instantiated."""
+    base = bundle_folder() / "configs" / "train.json"
+    try:
+        overlays = training_overlays(profile, row.method, recipe=row.recipe, config=row.config)
+        return compose(base, overlays, {**matrix.overrides, **row.overrides}).get()
+    except (ConfigError, FileNotFoundError) as error:
+        raise MatrixError(f"row {row.name!r}: {error}") from error
+
+
+def merge(old: Matrix, new: Matrix, origin: str) -> Matrix:
+    """`new` with the rows, fractions, seeds and profiles that an earlier comparison in the same folder had.
+
+    Raises:
+        MatrixError: a row of the same name means something else, or folds or common values differ.
+    """
+    for key in ("folds", "overrides", "warm_start", "dataset"):
+        if getattr(old, key) != getattr(new, key):
+            raise MatrixError(
+                f"{origin}: was begun with {key} = {getattr(old, key)!r}, now it is {getattr(new, key)!r}; "
+                "use another folder"
+            )
+    rows = {row.name: row for row in old.rows}
+    for row in new.rows:
+        if row.name in rows and rows[row.name].settings() != row.settings():
+            raise MatrixError(
+                f"{origin}: row {row.name!r} was begun with other settings; give the new one another `name`, or use "
+                "another folder"
+            )
+        rows[row.name] = row
+
+    return replace(
+        new,
+        rows=tuple(rows.values()),
+        profiles=tuple(dict.fromkeys([*old.profiles, *new.profiles])),
+        labeled=tuple(dict.fromkeys([*old.labeled, *new.labeled])),
+        seeds=tuple(dict.fromkeys([*old.seeds, *new.seeds])),
+    )

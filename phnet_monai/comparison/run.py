@@ -1,0 +1,80 @@
+"""A comparison from its matrix to finished cells."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from phnet_monai.comparison.matrix import Matrix, MatrixError, check_matrix, matrix_from_data, merge
+from phnet_monai.comparison.plan import Plan
+from phnet_monai.files import write_json
+from phnet_monai.tasks import Outcome, run_tasks
+
+
+def compare(
+    matrix: Matrix,
+    source: str | Path,
+    out: str | Path,
+    *,
+    layout: str,
+    work: str | Path | None = None,
+    jobs: int = 1,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Outcome:
+    """Train and score every cell of `matrix` that is not finished.
+
+    Args:
+        source: data set in its original layout; layout: `busi`, `busbra` or `folder`.
+        out: gets `compare.json` and `results/` (one JSON and two tables per cell). A folder of an earlier comparison is
+            gone on with: finished cells are kept, half-finished ones resumed, new rows added.
+        work: datalists, labeled-only starts and checkpoints; `out`/work where not given.
+        jobs: trainings at a time, each in a process of its own; 0: in this process, for debuggers.
+        threads: of each process (None: the cores divided by the jobs).
+
+    Raises:
+        MatrixError, ConfigError, FileNotFoundError, BlockingIOError: before any work starts.
+    """
+    out = Path(out).resolve()
+    work = out / "work" if work is None else Path(work).resolve()
+    check_matrix(matrix)
+    if not Path(source).is_dir():
+        raise FileNotFoundError(f"{source}: no such folder; give the data set in its original layout")
+    if jobs < 0:
+        raise MatrixError(f"jobs is {jobs}, expected at least 0")
+    with _locked(out):
+        earlier = out / "compare.json"
+        whole = merge(read_comparison(out), matrix, str(earlier)) if earlier.is_file() else matrix
+        write_json(earlier, whole.as_data())
+        plan = Plan(matrix, Path(source).resolve(), layout, out, work, device)
+        each = threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
+        return run_tasks(list(plan.tasks.values()), jobs=jobs, threads=each, progress=progress)
+
+
+def read_comparison(out: str | Path) -> Matrix:
+    """The matrix of a comparison's folder."""
+    path = Path(out) / "compare.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a folder that `phnet compare` wrote")
+    return matrix_from_data(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One comparison per folder at a time; a killed one leaves no lock behind."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    with open(out / ".lock", "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{out}: another `phnet compare` is at work in this folder") from error
+        yield

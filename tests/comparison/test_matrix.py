@@ -1,0 +1,163 @@
+"""Matrices of comparisons: read, made from flags, checked before work, joined with earlier ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from phnet_monai.comparison.matrix import (
+    Matrix,
+    MatrixError,
+    Row,
+    check_matrix,
+    choose_matrix,
+    matrix_from_data,
+    merge,
+    read_matrix,
+    row_config,
+    rows_of_methods,
+)
+
+NOTHING = dict.fromkeys(("rows", "labeled", "seeds", "profiles", "folds", "reference"))
+
+
+def matrix(*methods: str, **values) -> Matrix:
+    return Matrix(rows_of_methods(methods or ("sup_only", "phnet")), **values)
+
+
+def test_cells_are_all_combinations_fraction_by_fraction() -> None:
+    found = [cell.name for cell in matrix(labeled=("1/8", "12"), seeds=(0, 3)).cells()]
+    assert found == [
+        "sup_only__cpu__1-8__seed0",
+        "sup_only__cpu__1-8__seed3",
+        "phnet__cpu__1-8__seed0",
+        "phnet__cpu__1-8__seed3",
+        "sup_only__cpu__12__seed0",
+        "sup_only__cpu__12__seed3",
+        "phnet__cpu__12__seed0",
+        "phnet__cpu__12__seed3",
+    ]
+
+
+def test_folds_multiply_the_cells() -> None:
+    cells = list(matrix("phnet", folds=3, seeds=(1,)).cells())
+    assert [cell.fold for cell in cells] == [1, 2, 3]
+    assert [cell.split for cell in cells] == [f"1-8__seed1__fold{fold}" for fold in (1, 2, 3)]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    rows = (Row("a", "A", "phnet", "native", ("ablations/table2_I",), {"apa#threshold": 0.8}, {"dice": 1}),)
+    whole = Matrix(rows, ("paper",), ("1/2",), (4,), 5, "a", {"amp": None}, None, "BUSI", "T")
+    (tmp_path / "m.json").write_text(json.dumps(whole.as_data()))
+    assert read_matrix(tmp_path / "m.json") == whole
+
+
+def test_rows_may_be_names_only() -> None:
+    found = matrix_from_data({"rows": ["phnet", {"method": "sup_only", "name": "base"}]}, "here")
+    assert [(row.name, row.label, row.method) for row in found.rows] == [
+        ("phnet", "PH-Net", "phnet"),
+        ("base", "base", "sup_only"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "expected a JSON object with a list `rows`"),
+        ({"rows": []}, "expected a JSON object with a list `rows`"),
+        ({"rows": ["phnet"], "seed": [1]}, "unknown entry 'seed'; did you mean 'seeds'"),
+        ({"rows": [{"name": "x"}]}, "row 1: expected a method's name"),
+        ({"rows": ["phnet", {"method": "phnet", "overide": {}}]}, "row 2: unknown entry 'overide'; did you mean"),
+    ],
+)
+def test_wrong_files_are_refused_by_entry(content, message: str) -> None:
+    with pytest.raises(MatrixError, match=f"here.*{message}"):
+        matrix_from_data(content, "here")
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no\.json"):
+        read_matrix(tmp_path / "no.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(MatrixError, match=r"bad\.json: not valid JSON"):
+        read_matrix(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": rows_of_methods(("phnet", "phnet"))}, "two rows are called 'phnet'"),
+        ({"rows": (Row("a__b", "", "phnet"),)}, "row 'a__b': a name consists of"),
+        ({"rows": (Row("../x", "", "phnet"),)}, "a name consists of"),
+        ({"rows": (Row("phnet", "", "phnte"),)}, "row 'phnet': method 'phnte' does not exist"),
+        ({"rows": (Row("phnet", "", "phnet", "own"),)}, "recipe is 'own'"),
+        ({"rows": (Row("phnet", "", "phnet", config=("ablations/none",)),)}, "ablation 'none' does not exist"),
+        ({"rows": (Row("phnet", "", "phnet", config=("no.json",)),)}, "no.json: no such config file"),
+        ({"rows": (Row("phnet", "", "phnet", overrides={"apa#treshold": 1}),)}, "did you mean 'apa#threshold'"),
+        ({"overrides": {"max_epoch": 1}}, "did you mean 'max_epochs'"),
+        ({"profiles": ("gpu",)}, "profile 'gpu' does not exist"),
+        ({"profiles": ()}, "`profiles` is"),
+        ({"seeds": (1, 1)}, "`seeds` is"),
+        ({"labeled": ()}, "`labeled` is"),
+        ({"folds": 1}, "`folds` is 1, expected at least 2"),
+        ({"reference": "bcp"}, "reference is 'bcp', expected one of the rows sup_only, phnet"),
+    ],
+)
+def test_mistakes_are_found_before_any_training(changes: dict, message: str) -> None:
+    check_matrix(matrix())
+    with pytest.raises(MatrixError) as error:
+        check_matrix(replace(matrix(), **changes))
+    assert message in str(error.value)
+
+
+def test_flags_make_a_matrix() -> None:
+    given = {**NOTHING, "rows": ["sup_only", "mean_teacher:native"], "labeled": ["1/4"], "seeds": [5], "folds": 4}
+    found = choose_matrix(None, None, given)
+    assert [(row.name, row.recipe) for row in found.rows] == [
+        ("sup_only", "harmonised"),
+        ("mean_teacher_native", "native"),
+    ]
+    assert (found.labeled, found.seeds, found.folds, found.profiles) == (("1/4",), (5,), 4, ("cpu",))
+    assert found.reference == "mean_teacher_native"  # the last where phnet is not there
+    assert choose_matrix(None, None, {**NOTHING, "rows": ["phnet", "sup_only"]}).reference == "phnet"
+
+
+def test_seed_zero_alone_is_a_choice() -> None:
+    assert choose_matrix(None, None, {**NOTHING, "rows": ["phnet"], "seeds": [0]}).seeds == (0,)
+
+
+def test_flags_narrow_a_matrix_file(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(json.dumps(matrix("sup_only", "cutmix", "phnet", seeds=(0, 1, 2)).as_data()))
+    found = choose_matrix(tmp_path / "m.json", None, {**NOTHING, "rows": ["phnet", "cutmix"], "seeds": [1]})
+    assert [row.name for row in found.rows] == ["phnet", "cutmix"]
+    assert found.seeds == (1,)
+    with pytest.raises(MatrixError, match="no row 'bcp' in the matrix; its rows are sup_only, cutmix, phnet"):
+        choose_matrix(tmp_path / "m.json", None, {**NOTHING, "rows": ["bcp"]})
+    with pytest.raises(MatrixError, match="nothing to compare"):
+        choose_matrix(None, None, NOTHING)
+
+
+def test_a_row_is_composed_in_order() -> None:
+    row = Row("x", "X", "phnet", config=("ablations/table2_I",), overrides={"rate": 0.5})
+    found = row_config(matrix(overrides={"rate": 0.1, "max_epochs": 2}), row, "cpu")
+    assert found["hpc"] is None  # the ablation
+    assert found["size"] == 160  # the profile
+    assert (found["rate"], found["max_epochs"]) == (0.5, 2)  # the row's own word is the last
+
+
+def test_a_comparison_grows_but_never_changes() -> None:
+    old = matrix("sup_only", "phnet", seeds=(0,))
+    grown = merge(old, matrix("cutmix", seeds=(1,), labeled=("1/4",)), "here")
+    assert [row.name for row in grown.rows] == ["sup_only", "phnet", "cutmix"]
+    assert (grown.seeds, grown.labeled) == ((0, 1), ("1/8", "1/4"))
+    other = replace(old.rows[1], overrides={"apa#threshold": 0.5})
+    with pytest.raises(MatrixError, match="here: row 'phnet' was begun with other settings"):
+        merge(old, replace(old, rows=(other,)), "here")
+    for key, value in (("folds", 5), ("overrides", {"rate": 1}), ("warm_start", None), ("dataset", "X")):
+        with pytest.raises(MatrixError, match=f"here: was begun with {key} ="):
+            merge(old, replace(old, **{key: value}), "here")
+    relabelled = replace(old, rows=(replace(old.rows[1], label="Ours"),))
+    assert [row.label for row in merge(old, relabelled, "here").rows] == ["SupOnly", "Ours"]  # names are no settings
