@@ -23,7 +23,9 @@ def compare(
     threads: int | None = None,
     work: str | None = None,
     device: str = "auto",
+    part: Literal["test", "validation"] = "test",
     checkpoint: Literal["last", "best"] = "last",
+    pictures: bool = True,
     report_only: bool = False,
     quiet: bool = False,
     **overrides: Any,
@@ -50,7 +52,10 @@ def compare(
         threads: processor threads of each; the cores divided by the jobs where not given
         work: folder for datalists and checkpoints; OUT/work where not given
         device: auto, cpu, cuda, cuda:1, ...
+        part: images that the report scores
         checkpoint: which one the report shows: the last, or the best on the validation images
+        pictures: show test images with masks and probabilities in the report; without, it can be handed on
+            where the images may not
         report_only: only write the report of what is finished
         quiet: no progress bar
         overrides: values of the configuration for all trainings, by their ids: --max_epochs 12
@@ -65,7 +70,8 @@ def compare(
         "folds": folds,
         "reference": reference,
     }
-    if report_only and (overrides or any(value is not None for value in (matrix, preset, *given.values()))):
+    asked = {**given, "reference": None, "matrix": matrix, "preset": preset, **overrides}
+    if report_only and any(value is not None for value in asked.values()):
         raise ValueError("--report-only shows what was trained; it takes neither rows nor settings")
     if matrix is not None and preset is not None:
         raise ValueError("--matrix and --preset exclude each other; both say what the rows are")
@@ -81,7 +87,9 @@ def compare(
             chosen, data, out, layout=found, work=work, jobs=jobs, threads=threads, device=device, progress=not quiet
         )
         failed = [*outcome.errors, *outcome.skipped]
-    report = comparison.write_report(out, work=work, checkpoint=checkpoint)
+    report = comparison.write_report(
+        out, work=work, part=part, checkpoint=checkpoint, reference=reference, pictures=pictures, device=device
+    )
     print(report.read_text(encoding="utf-8"))
     print(f"\n{report}")
     return 3 if failed else 0

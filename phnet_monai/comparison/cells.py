@@ -52,9 +52,11 @@ def train_and_score(
     name = cell["name"]
     seconds = train(folder, datalist, arguments)
     scores = {part: evaluate(Path(folder), datalist, part, device) for part in ("validation", "test")}
-    for part in scores:
-        with atomic_writer(Path(results) / f"{name}__{part}.csv") as stream:
-            stream.write((Path(folder) / f"{part}_last" / "per_image.csv").read_bytes())
+    for part, of_part in scores.items():
+        for which in of_part:
+            ending = "" if which == "last" else f"_{which}"
+            with atomic_writer(Path(results) / f"{name}__{part}{ending}.csv") as stream:
+                stream.write((Path(folder) / f"{part}_{which}" / "per_image.csv").read_bytes())
     run = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     content = {

@@ -95,7 +95,8 @@ class Matrix:
     Attributes:
         rows, profiles, labeled, seeds: what is combined, in the order of the runs (rows outermost).
         folds: number of folds of a cross-validation; None: the one fixed split.
-        reference: name of the row that the others are tested against.
+        reference: name of the row that the others are tested against; None: `phnet` where it takes part, otherwise the
+            last row.
         overrides: values of the configuration for all cells.
         warm_start: values for the shared labeled-only start on top of its overlay; None: no shared start, every run
             pretrains by its profile's `pretrain_epochs`.
@@ -107,7 +108,7 @@ class Matrix:
     labeled: tuple[str, ...] = ("1/8",)
     seeds: tuple[int, ...] = (0, 1)
     folds: int | None = None
-    reference: str = "phnet"
+    reference: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     warm_start: Mapping[str, Any] | None = field(default_factory=dict)
     dataset: str = ""
@@ -121,6 +122,10 @@ class Matrix:
                     for seed in self.seeds:
                         for fold in folds:
                             yield Cell(row, profile, labeled, seed, fold)
+
+    def reference_row(self) -> str:
+        names = [row.name for row in self.rows]
+        return self.reference or ("phnet" if "phnet" in names else names[-1])
 
     def as_data(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))
@@ -209,7 +214,7 @@ def choose_matrix(
         if not names:
             raise MatrixError("nothing to compare: give methods, a matrix file or a preset")
         rows = rows_of_methods(names, recipe)
-        matrix = Matrix(rows, reference="phnet" if "phnet" in names else rows[-1].name, overrides=dict(overrides or {}))
+        matrix = Matrix(rows, overrides=dict(overrides or {}))
         return replace(matrix, **changes)
     matrix = read_matrix(path if path is not None else overlay("compare", str(preset)))
     if names:
@@ -238,7 +243,7 @@ def check_matrix(matrix: Matrix) -> None:
         values = getattr(matrix, key)
         if not values or len(set(values if key != "rows" else names)) != len(values):
             raise MatrixError(f"`{key}` is {values!r}, expected at least one entry and none twice")
-    if matrix.reference not in names:
+    if matrix.reference is not None and matrix.reference not in names:
         raise MatrixError(f"reference is {matrix.reference!r}, expected one of the rows {', '.join(names)}")
     if matrix.folds is not None and matrix.folds < 2:
         raise MatrixError(f"`folds` is {matrix.folds}, expected at least 2, or none")
@@ -280,6 +285,7 @@ def merge(old: Matrix, new: Matrix, origin: str) -> Matrix:
 
     return replace(
         new,
+        reference=new.reference or old.reference,
         rows=tuple(rows.values()),
         profiles=tuple(dict.fromkeys([*old.profiles, *new.profiles])),
         labeled=tuple(dict.fromkeys([*old.labeled, *new.labeled])),

@@ -216,7 +216,7 @@ def plot_methods(
     rows = results.of(profile, labeled)
     spreads = {name: score(finished, POOLED_DICE, part, checkpoint) for name, finished in rows.items()}
     names = sorted((name for name, entry in spreads.items() if entry.runs), key=lambda name: spreads[name].mean)
-    labels, reference = results.labels_with_runs(profile, labeled), results.matrix.reference
+    labels, reference = results.labels_with_runs(profile, labeled), results.reference
     with drawing(path, 1, 1, (7.6, 1.3 + 0.33 * len(names))) as axes:
         axis = axes[0, 0]
         for place, name in enumerate(names):

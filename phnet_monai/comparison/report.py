@@ -37,7 +37,7 @@ class Report:
 
     Attributes:
         results, folder (of the comparison), out, work, part, checkpoint, groups, n_resamples, seed, device: see
-            `write_report`; lines: of `table.md` so far; draw: whether plots are made.
+            `write_report`; draw, pictures: whether plots and pictures of images are made; lines: of `table.md`.
     """
 
     results: Results
@@ -50,6 +50,7 @@ class Report:
     seed: int
     device: str
     draw: bool
+    pictures: bool
     lines: list[str] = field(default_factory=list)
     paired: list[dict[str, Any]] = field(default_factory=list)
     sizes: list[dict[str, Any]] = field(default_factory=list)
@@ -80,6 +81,7 @@ def write_report(
     checkpoint: str = "last",
     reference: str | None = None,
     draw: bool = True,
+    pictures: bool = True,
     device: str = "auto",
     n_resamples: int = statistics.RESAMPLES,
     seed: int = 0,
@@ -95,6 +97,8 @@ def write_report(
         part: `test` or `validation`.
         checkpoint: `last` or `best` (on the validation images).
         reference: row that the others are tested against; the comparison's own where not given.
+        pictures: also show test images with masks and probabilities; not for a report that goes where the images may
+            not.
         draw: make the plots; needs the extra `plot` (matplotlib).
         device: for the pictures' predictions.
         n_resamples, seed: of the bootstrap intervals.
@@ -126,6 +130,7 @@ def write_report(
         seed=seed,
         device=device,
         draw=draw,
+        pictures=pictures,
     )
     missing_extra = _check_extra(report)
     _write(report)
@@ -236,6 +241,7 @@ def _scene(report: Report, scene: tuple[str, str]) -> None:
     _sizes(report, scene, sizes)
     if report.draw:
         _curves(report, scene)
+    if report.draw and report.pictures:
         _pictures(report, scene)
 
 
@@ -248,7 +254,7 @@ def _counts(results: Results, scene: tuple[str, str]) -> str:
 
 def _paired(report: Report, scene: tuple[str, str], records: Sequence[Mapping[str, Any]]) -> None:
     labels = report.results.labels()
-    reference = labels[report.results.matrix.reference]
+    reference = labels[report.results.reference]
     report.add(f"### {reference} against the others, {scene[1]} labeled")
     if not records:
         report.add(f"Not yet: {reference} and another row need scores of the same {report.part} images.")
@@ -279,7 +285,7 @@ def _sizes(report: Report, scene: tuple[str, str], records: Sequence[Mapping[str
     if report.draw:
         path = report.plot("dice_by_size", scene, "Dice by lesion size")
         title = report.title("Dice by lesion size", scene)
-        plots.plot_sizes(records, path, reference=report.results.matrix.reference, title=title)
+        plots.plot_sizes(records, path, reference=report.results.reference, title=title)
 
 
 def _curves(report: Report, scene: tuple[str, str]) -> None:
@@ -301,7 +307,7 @@ def _curves(report: Report, scene: tuple[str, str]) -> None:
                 found,
                 report.plot(name, scene, heading),
                 labels=report.results.labels_with_runs(*scene),
-                reference=report.results.matrix.reference,
+                reference=report.results.reference,
                 title=report.title(heading, scene),
                 ylabel=ylabel,
             )

@@ -81,6 +81,11 @@ class Results:
     finished: tuple[Result, ...]
     missing: tuple[str, ...]
 
+    @property
+    def reference(self) -> str:
+        """Name of the row that the others are tested against."""
+        return self.matrix.reference_row()
+
     def scenes(self) -> list[tuple[str, str]]:
         """(profile, labeled) of which anything is finished, in the order of the matrix."""
         found = {(result.cell.profile, result.cell.labeled) for result in self.finished}

@@ -94,7 +94,7 @@ def paired_records(
         reference minus other, as fractions.
     """
     rows = results.of(profile, labeled)
-    base = rows.pop(results.matrix.reference, None)
+    base = rows.pop(results.reference, None)
     if base is None:
         return []
     labels = results.labels()
@@ -106,7 +106,7 @@ def paired_records(
             continue
         if ours.cases != theirs.cases:
             raise ValueError(
-                f"{results.matrix.reference} and {name} ({profile}, {labeled}) were scored on different {part} images; "
+                f"{results.reference} and {name} ({profile}, {labeled}) were scored on different {part} images; "
                 "one of them was trained with another split. Remove its results, and it is trained anew."
             )
         record = {
@@ -114,7 +114,7 @@ def paired_records(
             "labeled": labeled,
             "part": part,
             "checkpoint": checkpoint,
-            "reference": results.matrix.reference,
+            "reference": results.reference,
             "other": name,
             "label": labels[name],
             "runs": len(runs),

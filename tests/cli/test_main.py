@@ -148,6 +148,7 @@ def test_train_hands_everything_on(calls: Calls, datalist: Path, tmp_path: Path)
             {
                 "profile": "smoke",
                 "method": "sup_only",
+                "recipe": "harmonised",
                 "config": [f"{tmp_path}/a.json", f"{tmp_path}/c.json", f"{tmp_path}/b,1.json"],
                 "seed": 7,
                 "init": f"{tmp_path}/start.pt",

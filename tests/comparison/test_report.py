@@ -124,6 +124,14 @@ def with_work(make_comparison: Make) -> Path:
     return folder
 
 
+def test_a_report_without_pictures_shows_no_image(with_work: Path) -> None:
+    text = write_report(with_work, pictures=False, **QUICK).read_text(encoding="utf-8")
+    assert "Pictures" not in text
+    drawn = {path.name for path in (with_work / "report").glob("*.png")}
+    assert drawn >= {"methods.png", "learning_curves.png"}
+    assert not drawn & {"masks.png", "probabilities.png"}
+
+
 def test_pictures_come_from_the_first_run_with_checkpoints(with_work: Path) -> None:
     text = write_report(with_work, device="cpu", **QUICK).read_text(encoding="utf-8")
     assert "Of seed 1." in text

@@ -93,7 +93,7 @@ def test_resume_goes_on_where_a_run_was_cut(trained: Path, datalist: Path, tmp_p
         (["--apa#treshold", "0.8"], "did you mean 'apa#threshold'?"),
         (["--train#trainer#amp_", "bf16"], "did you mean 'train#trainer#amp'?"),
         (["--sead", "3"], "did you mean --seed?"),
-        (["--method", "phnets"], "choose one of: phnet, "),
+        (["--method", "phnets"], "choose one of: augseg, "),
         (["--profile", "smoky"], "did you mean smoke?"),
         (["--init", "no_such.pt"], "no_such.pt: no such file"),
         (["--config", "no_such.json"], "no_such.json: no such file"),

@@ -32,11 +32,15 @@ def commands() -> list[str]:
 def words_of(command: str) -> list[str]:
     """The words of one command as a shell makes them, with what makes it small."""
     shrunk = command.replace("--profile cpu", "--profile smoke").replace("profiles/cpu.json", "profiles/smoke.json")
+    shrunk = shrunk.replace("--profiles cpu", "--profiles smoke")
     words = shlex.split(os.path.expandvars(shrunk), comments=True)
     assert not {"|", ">", "<", "&", "&&", ";"} & set(words), f"more than one plain command: {command}"
     if words[:2] == ["phnet", "train"]:
         assert "smoke" in words, f"this training would not be small: {command}"
         words += [word for flag, value in FEWER.items() if flag not in words for word in (flag, value)]
+    if words[:2] == ["phnet", "compare"] and "--report-only" not in words:
+        assert "smoke" in words, f"these trainings would not be small: {command}"
+        words += ["--jobs", "0", *(word for pair in FEWER.items() for word in pair)]
     return words
 
 
