@@ -13,6 +13,7 @@ from phnet_monai.handlers.load_weights import LoadWeights
 from phnet_monai.handlers.mean_teacher import MeanTeacher
 from phnet_monai.handlers.pdf_unet import PseudoMaskGenerator, load_labeler
 from phnet_monai.handlers.phnet_release import ReleaseContrast
+from phnet_monai.handlers.photometric_view import PhotometricView
 from phnet_monai.handlers.progress import Progress
 from phnet_monai.handlers.ps_mt import PSMT, AlternatingTeachers
 from phnet_monai.handlers.run_evaluator import RunEvaluator
@@ -36,6 +37,7 @@ __all__ = [
     "HardPatchContrast",
     "LoadWeights",
     "MeanTeacher",
+    "PhotometricView",
     "Progress",
     "PseudoMaskGenerator",
     "ReleaseContrast",
