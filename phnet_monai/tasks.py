@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,11 +158,20 @@ def _show(bar: tqdm, tasks: Sequence[Task], outcome: Outcome, running: Sequence[
 
 def _work(task: Task, threads: int | None, sender: Any) -> None:
     """In the child: run the function, send None or the error."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     sender.send(_call(task))
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its children: what it started must not go on beside a second run of the same work."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _call(task: Task) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -113,6 +114,36 @@ def test_no_process_is_left_when_the_comparison_is_interrupted(tmp_path: Path) -
         run_tasks(tasks, jobs=2, progress=False, on_done=interrupt)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_no_process_outlives_a_killed_comparison(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = (
+        "from phnet_monai.tasks import Task, run_tasks\n"
+        "if __name__ == '__main__':\n"
+        f"    run_tasks([Task('long', '{HERE}:write_pid_and_wait', {{'path': {str(pid_file)!r}}})], progress=False)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=environment)
+    while not (pid_file.is_file() and pid_file.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    child = int(pid_file.read_text())
+    while _is_running(child):  # hangs, and so fails, if the child goes on
+        time.sleep(0.01)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_steps_come_from_the_history(tmp_path: Path) -> None:
