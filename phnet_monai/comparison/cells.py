@@ -51,13 +51,14 @@ def train_and_score(
     """
     name = cell["name"]
     seconds = train(folder, datalist, arguments)
-    scores = {part: evaluate(Path(folder), datalist, part, device) for part in ("validation", "test")}
-    for part, of_part in scores.items():
-        for which in of_part:
-            ending = "" if which == "last" else f"_{which}"
-            with atomic_writer(Path(results) / f"{name}__{part}{ending}.csv") as stream:
-                stream.write((Path(folder) / f"{part}_{which}" / "per_image.csv").read_bytes())
     run = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+    evaluated = run.get("evaluated", "teacher")
+    scores = {part: evaluate(Path(folder), datalist, part, evaluated, device) for part in ("validation", "test")}
+    for part, of_part in scores.items():
+        for checkpoint in of_part:
+            ending = "" if checkpoint == "last" else f"_{checkpoint}"
+            with atomic_writer(Path(results) / f"{name}__{part}{ending}.csv") as stream:
+                stream.write((Path(folder) / f"{part}_{checkpoint}" / "per_image.csv").read_bytes())
     history = [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     content = {
         **cell,
@@ -65,6 +66,7 @@ def train_and_score(
         "datalist_sha256": hashlib.sha256(Path(datalist).read_bytes()).hexdigest(),
         "steps": history[-1]["iteration"],
         "seconds": seconds,
+        "evaluated": evaluated,
         "run": {"best": run["best"], "last": run["last"], "score": run["score"]},
         "scores": scores,
         "history": history,
@@ -76,14 +78,20 @@ def train_and_score(
     write_json(Path(results) / f"{name}.json", content)
 
 
-def evaluate(folder: Path, datalist: str, part: str, device: str) -> dict[str, Any]:
-    """Summaries of the last and the best checkpoint; the best one is missing where nothing was validated."""
+def evaluate(folder: Path, datalist: str, part: str, which: str, device: str) -> dict[str, Any]:
+    """Summaries of the last and the best checkpoint; the best one is missing where nothing was validated.
+
+    Args:
+        which: `teacher` or `student`, the network that the method evaluates.
+    """
     from phnet_monai.engines.run import evaluate_run
 
     return {
-        which: evaluate_run(folder / f"{which}.pt", datalist, folder / f"{part}_{which}", part=part, device=device)
-        for which in ("last", "best")
-        if (folder / f"{which}.pt").is_file()
+        name: evaluate_run(
+            folder / f"{name}.pt", datalist, folder / f"{part}_{name}", part=part, which=which, device=device
+        )
+        for name in ("last", "best")
+        if (folder / f"{name}.pt").is_file()
     }
 
 

@@ -230,6 +230,7 @@ def train_run(
         "best": {"score": saved.best_score, "epoch": saved.best_epoch},
         "last": {"score": saved.last_score, "epoch": parser.get_parsed_content("max_epochs")},
         "score": saved.score,
+        "evaluated": saved.evaluated,
         "out": str(out),
     }
     write_json(out / "run.json", result)

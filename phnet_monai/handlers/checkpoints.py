@@ -67,6 +67,8 @@ class SaveCheckpoints:
         }
         if isinstance(teacher, Ensemble):
             self.info["ensemble"] = dict(teacher.arguments)
+        # whose scores the validation shows: the teacher's, if there is one and the config does not say otherwise
+        self.evaluated = "student" if getattr(evaluator, "network", teacher) in (None, student) else "teacher"
         self.best_score, self.best_epoch = -math.inf, 0
         self.last_score: float | None = None
 

@@ -185,6 +185,22 @@ def test_another_method_is_refused(tmp_path):
             handler.start(engine)
 
 
+def test_whose_scores_are_shown():
+    student, teacher = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+
+    def evaluated(network, teacher):
+        evaluator = None if network is None else SimpleNamespace(network=network)
+        values = {"input_size": 8, "pad_value": 0.0, "method": "x", "teacher": teacher, "evaluator": evaluator}
+        return SaveCheckpoints("unused", student, optimizer, **values).evaluated
+
+    assert evaluated(teacher, teacher) == "teacher"
+    assert evaluated(student, teacher) == "student"  # the recipe of BCP's authors
+    assert evaluated(student, None) == "student"
+    assert evaluated(None, teacher) == "teacher"
+    assert evaluated(None, None) == "student"
+
+
 def test_best_cannot_be_resumed(tmp_path):
     save(*make(tmp_path), 1, 0.5)
     os.replace(tmp_path / "best.pt", tmp_path / "last.pt")

@@ -56,6 +56,7 @@ def test_every_cell_leaves_its_scores_history_and_tables(finished: Path) -> None
     datalist = load_datalist(finished / "work" / "data" / SPLIT / "datalist.json")
     assert cell["counts"] == {part: len(datalist[part]) for part in ("labeled", "unlabeled", "validation", "test")}
     assert cell["seconds"] > 0
+    assert cell["evaluated"] == "teacher"
     assert [row["epoch"] for row in cell["history"]] == [1, 2]
     for row in cell["history"]:
         assert 0 <= row["validation"]["pooled_dice"] <= 1

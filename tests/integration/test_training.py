@@ -121,6 +121,7 @@ def test_best_and_last_are_written_and_reported(whole: Path, datalist: Path, his
     assert report["best"] == {"score": max(scores), "epoch": scores.index(max(scores)) + 1}
     assert report["last"] == {"score": scores[-1], "epoch": EPOCHS}
     assert report["score"] == "pooled_dice"
+    assert report["evaluated"] == "teacher"
     assert best["info"]["epoch"] == report["best"]["epoch"]
     assert best["info"]["score"] == {"name": "pooled_dice", "value": report["best"]["score"]}
     assert last["info"]["epoch"] == EPOCHS
