@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 
@@ -83,6 +84,8 @@ def compare(
     if not report_only:
         chosen = comparison.choose_matrix(matrix, preset, given, recipe=recipe, overrides=overrides)
         found = comparison.find_layout(data) if layout == "auto" else layout
+        if not chosen.dataset:
+            chosen = replace(chosen, dataset=comparison.dataset_name(found, data))
         outcome = comparison.compare(
             chosen, data, out, layout=found, work=work, jobs=jobs, threads=threads, device=device, progress=not quiet
         )

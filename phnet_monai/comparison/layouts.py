@@ -7,7 +7,7 @@ from pathlib import Path
 
 from phnet_monai.comparison.matrix import MatrixError
 
-LAYOUTS = ("busi", "busbra", "folder")
+NAMES = {"busi": "BUSI", "busbra": "BUS-BRA"}
 SPLIT_SEED = 0  # validation and test part are the same for all seeds; a seed draws labeled images, weights and views
 
 
@@ -30,6 +30,11 @@ def find_layout(source: str | Path) -> str:
         f"{source}: found neither bus_data.csv (BUS-BRA) nor benign/ (BUSI) nor images/ and masks/; give another "
         "folder, or say what it is with the layout"
     )
+
+
+def dataset_name(layout: str, source: str | Path) -> str:
+    """Name for the report: that of the data set, or of the folder."""
+    return NAMES.get(layout, Path(source).resolve().name)
 
 
 def make_datalist(

@@ -58,6 +58,7 @@ def test_flags_make_the_matrix(calls: dict[str, Any], tmp_path: Path, capsys: py
         ("phnet", "harmonised"),
         ("bcp_native", "native"),
     ]
+    assert matrix.dataset == "BUSI"
     assert (matrix.labeled, matrix.seeds, matrix.folds, matrix.overrides) == (
         ("1/8", "12"),
         (0, 3),
