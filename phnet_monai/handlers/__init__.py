@@ -5,6 +5,7 @@ from phnet_monai.handlers.augseg import AugSeg
 from phnet_monai.handlers.bcp import BCP
 from phnet_monai.handlers.checkpoints import SaveCheckpoints
 from phnet_monai.handlers.cps import CrossPseudoSupervision
+from phnet_monai.handlers.den import DataExpansion
 from phnet_monai.handlers.ema import EMATeacher, ema_update
 from phnet_monai.handlers.group import HandlerGroup
 from phnet_monai.handlers.hpc import HardPatchContrast
@@ -32,6 +33,7 @@ __all__ = [
     "AlternatingTeachers",
     "AugSeg",
     "CrossPseudoSupervision",
+    "DataExpansion",
     "EMATeacher",
     "HandlerGroup",
     "HardPatchContrast",

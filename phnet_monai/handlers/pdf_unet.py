@@ -45,12 +45,14 @@ class PseudoMaskGenerator:
 
     def __init__(self, *, weight: float = 1.0) -> None:
         if weight < 0:
-            raise ValueError(f"PseudoMaskGenerator: weight is {weight}, expected >= 0")
+            raise ValueError(f"{type(self).__name__}: weight is {weight}, expected >= 0")
         self.weight = weight
 
     def attach(self, engine: Engine) -> None:
         if getattr(engine, "teacher", None) is None:
-            raise ValueError("PseudoMaskGenerator: the trainer has no teacher, expected the network of `load_labeler`")
+            raise ValueError(
+                f"{type(self).__name__}: the trainer has no teacher, expected the network of `load_labeler`"
+            )
         engine.add_event_handler(SemiSupervisedEvents.VIEWS_PREPARED, self.prepare)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.add_loss)
 

@@ -8,17 +8,21 @@ from phnet_monai.networks.checkpoint import (
     load_network,
     read_checkpoint,
 )
+from phnet_monai.networks.dcgan import DCGANDiscriminator, DCGANGenerator, initialise_dcgan
 from phnet_monai.networks.ensemble import Ensemble
 from phnet_monai.networks.phnet import PHNet, embedding_at, make_second_student, make_teacher
 from phnet_monai.networks.weights import WeightsError
 
 __all__ = [
     "CheckpointError",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
     "Ensemble",
     "PHNet",
     "WeightsError",
     "embedding_at",
     "export_state_dict",
+    "initialise_dcgan",
     "load_checkpoint",
     "load_ensemble",
     "load_network",

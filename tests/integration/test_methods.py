@@ -58,10 +58,24 @@ METHODS = {
         overrides=(("method_handler#threshold", 0.5), ("method_handler#floor", 1.0), SLOW),  # floor 1: always CutMix
     ),
     "mean_teacher": Expect({"labeled", "consistency"}),
+    "pdf_unet": Expect(
+        {"labeled", "pseudo_masks"},
+        saved={"method"},
+        teacher=False,
+        own_network=True,
+        labeler=True,
+        overrides=(
+            ("method_handler#gan_steps", 2),
+            ("method_handler#features", [8, 8]),
+            ("method_handler#view#size", 16),
+            ("method_handler#gan_batch_size", 4),
+        ),
+    ),
     "pdf_unet_noden": Expect(
         {"labeled", "pseudo_masks"}, saved=frozenset(), teacher=False, own_network=True, labeler=True
     ),
     "pdf_unet_noden_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
+    "pdf_unet_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
     "phnet": Expect(
         {"labeled", SEMI, "contrast"},
         saved={"ema", "hpc"},
