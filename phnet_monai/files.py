@@ -6,13 +6,18 @@ never sees half a file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+PARTIAL = ".part"
+_PARTIAL_NAME = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))
 
 
 @contextmanager
@@ -27,7 +32,7 @@ def atomic_writer(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # a name of its own, not one longer than `path.name`, which may be as long as names can be
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("xb") as stream:
             yield stream
@@ -43,3 +48,44 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, ASCII only (any file name survives), ending in a line feed."""
     with atomic_writer(path) as stream:
         stream.write(json.dumps(content, indent=2, ensure_ascii=True).encode("ascii") + b"\n")
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove_partial_files(folder: str | Path) -> None:
+    """Remove what `atomic_writer` left below `folder` when its process was killed. Nobody may be writing there."""
+    for path in Path(folder).rglob(f".*{PARTIAL}"):
+        if _PARTIAL_NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: str | Path, who: str) -> Iterator[None]:
+    """Inside, this process alone is at work in `folder` (made where it is missing); a killed one leaves no lock behind.
+
+    Args:
+        who: what is at work, for the message.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    with open(folder / ".lock", "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{folder}: another {who} is at work in this folder") from error
+        yield

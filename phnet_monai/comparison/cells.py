@@ -20,6 +20,8 @@ from typing import Any
 from phnet_monai import __version__
 from phnet_monai.files import atomic_writer, write_json
 
+TRACK = "options/pseudo_label_scores"
+
 
 def train(folder: str, datalist: str, arguments: Mapping[str, Any]) -> float | None:
     """`train_run` into `folder`, resumed if it was begun, passed over if it is finished.
@@ -50,7 +52,7 @@ def train_and_score(
     `results`/NAME.json is written last, so that a cell counts as finished only when all is there.
     """
     name = cell["name"]
-    seconds = train(folder, datalist, arguments)
+    seconds = train(folder, datalist, tracked(datalist, arguments))
     run = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
     evaluated = run.get("evaluated", "teacher")
     scores = {part: evaluate(Path(folder), datalist, part, evaluated, device) for part in ("validation", "test")}
@@ -63,7 +65,8 @@ def train_and_score(
     content = {
         **cell,
         "counts": _counts(datalist),
-        "datalist_sha256": hashlib.sha256(Path(datalist).read_bytes()).hexdigest(),
+        "datalist_sha256": _sha256(datalist),
+        "split_sha256": split_sha256(datalist),
         "steps": history[-1]["iteration"],
         "seconds": seconds,
         "evaluated": evaluated,
@@ -76,6 +79,12 @@ def train_and_score(
         "machine": machine(),
     }
     write_json(Path(results) / f"{name}.json", content)
+
+
+def tracked(datalist: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `train_run` with the pseudo-labels scored after each epoch, where any image is unlabeled."""
+    further = [TRACK] if _counts(datalist)["unlabeled"] else []
+    return {**arguments, "config": [*arguments["config"], *further]}
 
 
 def evaluate(folder: Path, datalist: str, part: str, which: str, device: str) -> dict[str, Any]:
@@ -100,6 +109,21 @@ def _counts(datalist: str) -> dict[str, int]:
 
     content = load_datalist(datalist)
     return {part: len(content[part]) for part in ("labeled", "unlabeled", "validation", "test")}
+
+
+def split_sha256(datalist: str) -> str:
+    """Digest of which images (by case and content) are in which part, wherever datalist and images lie."""
+    from phnet_monai.data import load_datalist
+
+    parts = {
+        part: sorted((entry["case_id"], _sha256(entry["image"])) for entry in entries)
+        for part, entries in load_datalist(datalist).items()
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def machine() -> dict[str, Any]:

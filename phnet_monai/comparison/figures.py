@@ -98,7 +98,7 @@ def predict(
             failed[name] = "no checkpoint"
             continue
         try:
-            predictor = Predictor.from_checkpoint(path, device)
+            predictor = Predictor.from_model(path, device)
             found[name] = predictor.predict([picture.image for picture in pictures])
         except ValueError as error:  # of another version, damaged, diverged: the other rows are still worth showing
             failed[name] = str(error)

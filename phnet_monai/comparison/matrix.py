@@ -12,6 +12,7 @@ from typing import Any
 
 from phnet_monai.engines.run import ConfigError, bundle_folder, compose, overlay, training_overlays
 
+TITLE = "Comparison"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LABELS = {
     "augseg": "AugSeg",
@@ -30,6 +31,7 @@ LABELS = {
     "ra_ugmt": "RA-UGMT (re-created)",
     "sup_only": "SupOnly",
     "sup_only_ema": "SupOnly, EMA",
+    "sup_only_ema_bn": "SupOnly, EMA, BN of both",
     "u2pl": "U2PL",
     "ua_mt": "UA-MT",
     "unimatch": "UniMatch",
@@ -112,7 +114,7 @@ class Matrix:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     warm_start: Mapping[str, Any] | None = field(default_factory=dict)
     dataset: str = ""
-    title: str = "Comparison"
+    title: str = TITLE
 
     def cells(self) -> Iterator[Cell]:
         folds: Sequence[int | None] = [None] if self.folds is None else range(1, self.folds + 1)
@@ -265,6 +267,8 @@ def row_config(matrix: Matrix, row: Row, profile: str) -> dict[str, Any]:
 def merge(old: Matrix, new: Matrix, origin: str) -> Matrix:
     """`new` with the rows, fractions, seeds and profiles that an earlier comparison in the same folder had.
 
+    The earlier title and reference stay where `new` gives none.
+
     Raises:
         MatrixError: a row of the same name means something else, or folds or common values differ.
     """
@@ -282,9 +286,9 @@ def merge(old: Matrix, new: Matrix, origin: str) -> Matrix:
                 "another folder"
             )
         rows[row.name] = row
-
     return replace(
         new,
+        title=old.title if new.title == TITLE else new.title,
         reference=new.reference or old.reference,
         rows=tuple(rows.values()),
         profiles=tuple(dict.fromkeys([*old.profiles, *new.profiles])),

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from phnet_monai.comparison.matrix import Cell, Matrix, row_config
-from phnet_monai.engines.run import bundle_folder, compose, overlay_files, training_overlays
+from phnet_monai.engines.run import bundle_folder, compose, native_methods, overlay_files, training_overlays
 from phnet_monai.tasks import Task
 
 CELLS = "phnet_monai.comparison.cells"
 DATALIST = "phnet_monai.comparison.layouts:make_datalist"
 SHARED_START = "warm_start"
 OTHER_SEED = 1000  # a second student starts from the labeled-only training of this many seeds further
-TRACK = "options/pseudo_label_scores"
 STEPS_OF_UNKNOWN_EPOCH = 100  # for the progress bar only
 
 
@@ -46,7 +45,7 @@ class Plan:
     def _add_cell(self, cell: Cell) -> None:
         config = row_config(self.matrix, cell.row, cell.profile)
         datalist = self._datalist(cell)
-        starts = self._starts(cell, config)
+        starts = self._starts(cell)
         folder = self.work / "cells" / cell.name
         arguments = {
             "cell": self._described(cell, starts.get("init")),
@@ -77,17 +76,22 @@ class Plan:
     def _datalist_file(self, cell: Cell) -> str:
         return str(self.work / "data" / cell.split / "datalist.json")
 
-    def _starts(self, cell: Cell, config: Mapping[str, Any]) -> dict[str, Task]:
-        """Labeled-only trainings by the id that takes their checkpoint: `init`, and what the method asks for more."""
-        if self.matrix.warm_start is None or config["pretrain_epochs"]:
-            return {}
-        own = f"{cell.row.method}_{SHARED_START}"
-        has_own = (bundle_folder() / "configs" / "methods" / f"{own}.json").is_file()
-        wanted = {"init": (own if has_own else SHARED_START, cell.seed)}
+    def _starts(self, cell: Cell) -> dict[str, Task]:
+        """Labeled-only trainings by the id that takes their checkpoint: `init`, and what the method asks for more.
+
+        The profile decides whether there are any, for rows with a native recipe too: such a recipe may have
+        labeled-only epochs of its own, which then follow the start.
+        """
+        config = row_config(self.matrix, replace(cell.row, recipe="harmonised"), cell.profile)
         text = json.dumps(config)
-        if '"@second_init"' in text:
-            wanted["second_init"] = (wanted["init"][0], cell.seed + OTHER_SEED)
-        if '"@labeler_init"' in text:
+        wanted: dict[str, tuple[str, int]] = {}
+        if self.matrix.warm_start is not None and not config["pretrain_epochs"]:
+            own = f"{cell.row.method}_{SHARED_START}"
+            has_own = (bundle_folder() / "configs" / "methods" / f"{own}.json").is_file()
+            wanted["init"] = (own if has_own else SHARED_START, cell.seed)
+            if '"@second_init"' in text:
+                wanted["second_init"] = (wanted["init"][0], cell.seed + OTHER_SEED)
+        if '"@labeler_init"' in text:  # no start of the student but a network of its own, which every profile needs
             wanted["labeler_init"] = (SHARED_START, cell.seed)
         return {key: self._start(cell, method, seed) for key, (method, seed) in wanted.items()}
 
@@ -96,11 +100,20 @@ class Plan:
         # rows with another network have a start of their own
         mark = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8] if values else ""
         other = "" if seed == cell.seed else f"start{seed}"
-        name = "__".join(part for part in (method, cell.profile, cell.split, mark, other) if part)
+        recipe = cell.row.recipe if method in native_methods() else "harmonised"
+        called = method if recipe == "harmonised" else f"{method}_{recipe}"
+        name = "__".join(part for part in (called, cell.profile, cell.split, mark, other) if part)
         base = bundle_folder() / "configs" / "train.json"
-        config = compose(base, training_overlays(cell.profile, method), values).get()
+        config = compose(base, training_overlays(cell.profile, method, recipe=recipe), values).get()
         folder = self.work / "starts" / name
-        training = {"profile": cell.profile, "method": method, "seed": seed, "device": self.device, "overrides": values}
+        training = {
+            "profile": cell.profile,
+            "method": method,
+            "recipe": recipe,
+            "seed": seed,
+            "device": self.device,
+            "overrides": values,
+        }
         arguments = {"folder": str(folder), "datalist": self._datalist_file(cell), "arguments": training}
         needs = frozenset({f"data__{cell.split}"})
         return self._add(Task(name, f"{CELLS}:train", arguments, needs, _steps(config), folder))
@@ -123,7 +136,7 @@ class Plan:
             "profile": cell.profile,
             "method": cell.row.method,
             "recipe": cell.row.recipe,
-            "config": [str(path) for path in overlay_files((*cell.row.config, TRACK))],
+            "config": [str(path) for path in overlay_files(cell.row.config)],
             "seed": cell.seed,
             "init": init,
             "device": self.device,

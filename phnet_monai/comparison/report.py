@@ -262,13 +262,14 @@ def _paired(report: Report, scene: tuple[str, str], records: Sequence[Mapping[st
     first = records[0]
     units = f"{first['images']} images with a lesion"
     if first["groups"] < first["images"]:
-        units += f" in {first['groups']} groups (near-duplicates, patients), which the bootstrap draws as a whole (the "
-        units += "signed-rank test takes the images as independent: trust the interval more)"
+        units += f" in {first['groups']} groups (near-duplicates, patients)"
     report.add(
         f"Dice per image is averaged over the runs that both have finished; {units}. Two-sided Wilcoxon signed-rank "
         f"test, corrected by Holm over the {len(records)} comparisons of this fraction; positive: {reference} is "
-        f"higher. Intervals: percentile bootstrap, {report.n_resamples} resamples. They tell how sure the difference "
-        "is on such images, not how it would vary with other splits or draws of the labeled images."
+        'higher. "p" takes the images as independent, which near-duplicates are not; "group means" is the same test on '
+        "the mean difference of each group: where the two disagree, trust that one. Intervals: percentile bootstrap "
+        f"that draws groups as a whole, {report.n_resamples} resamples. They tell how sure the difference is on such "
+        "images, not how it would vary with other splits or draws of the labeled images."
     )
     report.add(statistics.paired_table(records, reference))
     if report.draw:
@@ -420,11 +421,11 @@ def _values(values: Mapping[str, Any]) -> str:
 
 
 def _distinct(results: Results, key: str) -> str:
-    """The values of a key of the result files, each with the number of trainings that have it."""
+    """The values of a key of the result files, each with the number of trainings that have it; null is unknown."""
     counts: dict[str, int] = {}
     for result in results.finished:
         value = result.content.get(key)
-        if value is not None:
-            text = ", ".join(f"{k} {v}" for k, v in value.items() if v) if isinstance(value, dict) else str(value)
-            counts[text] = counts.get(text, 0) + 1
+        text = ", ".join(f"{k} {v}" for k, v in value.items() if v) if isinstance(value, dict) else str(value)
+        text = "unknown" if value is None else text
+        counts[text] = counts.get(text, 0) + 1
     return next(iter(counts)) if len(counts) == 1 else "; ".join(f"{text} ({n})" for text, n in counts.items())

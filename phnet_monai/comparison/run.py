@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from phnet_monai.comparison.matrix import Matrix, MatrixError, check_matrix, matrix_from_data, merge
 from phnet_monai.comparison.plan import Plan
-from phnet_monai.files import write_json
+from phnet_monai.files import locked, write_json
 from phnet_monai.tasks import Outcome, run_tasks
 
 
@@ -46,7 +44,7 @@ def compare(
         raise FileNotFoundError(f"{source}: no such folder; give the data set in its original layout")
     if jobs < 0:
         raise MatrixError(f"jobs is {jobs}, expected at least 0")
-    with _locked(out):
+    with locked(out, "`phnet compare`"):
         earlier = out / "compare.json"
         whole = merge(read_comparison(out), matrix, str(earlier)) if earlier.is_file() else matrix
         write_json(earlier, whole.as_data())
@@ -61,20 +59,3 @@ def read_comparison(out: str | Path) -> Matrix:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a folder that `phnet compare` wrote")
     return matrix_from_data(json.loads(path.read_text(encoding="utf-8")), str(path))
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One comparison per folder at a time; a killed one leaves no lock behind."""
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        yield
-        return
-    with open(out / ".lock", "w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"{out}: another `phnet compare` is at work in this folder") from error
-        yield

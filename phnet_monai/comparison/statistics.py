@@ -86,8 +86,9 @@ def paired_records(
     """The reference row against every other one under one profile and fraction.
 
     Dice of an image is averaged over the seeds (and folds) that both rows have finished. Two-sided Wilcoxon signed-rank
-    test, Holm's correction over all rows of the fraction, matched-pairs rank-biserial correlation; bootstrap intervals
-    over images, or over whole groups where `groups` knows them.
+    test over images (`p`) and over the means of groups (`p_groups`; images of one group are not independent), each with
+    Holm's correction over all rows of the fraction; matched-pairs rank-biserial correlation over images; bootstrap
+    intervals over images, or over whole groups where `groups` knows them.
 
     Returns:
         One record per other row, in the order of the matrix; empty while the reference has no scores. Differences are
@@ -120,8 +121,11 @@ def paired_records(
             "runs": len(runs),
         }
         records.append(record | _compare(ours, theirs, name, groups, n_resamples, seed))
-    corrected = holm([record["p"] for record in records])
-    return [record | {"p_holm": float(p)} for record, p in zip(records, corrected, strict=True)]
+    for key in ("p", "p_groups"):
+        corrected = holm([record[key] for record in records])
+        for record, p in zip(records, corrected, strict=True):
+            record[f"{key}_holm"] = float(p)
+    return records
 
 
 def _compare(
@@ -134,6 +138,7 @@ def _compare(
         return weighted_interval(statistic, len(ours.cases), groups=members, n_resamples=n_resamples, seed=seed)
 
     test = wilcoxon_holm(ours.dice, {name: theirs.dice})[name]
+    of_groups = wilcoxon_holm(group_means(ours.dice, members), {name: group_means(theirs.dice, members)})[name]
     low, high = interval(lambda weights: weights @ difference / weights.sum(axis=1))
     pooled_low, pooled_high = interval(lambda weights: ours.pooled(weights) - theirs.pooled(weights))
     return {
@@ -147,6 +152,8 @@ def _compare(
         "median_difference": test["median_difference"],
         "p": test["p"],
         "p_holm": math.nan,
+        "p_groups": of_groups["p"],
+        "p_groups_holm": math.nan,
         "rank_biserial": test["effect_size"],
         "pooled_difference": float((ours.pooled() - theirs.pooled())[0]),
         "pooled_difference_low": pooled_low,
@@ -159,6 +166,15 @@ def group_list(cases: Sequence[str], groups: Groups | None) -> list[str] | None:
     return None if not groups else [groups.get(case, f"case {case}") for case in cases]
 
 
+def group_means(values: NDArray[np.float64], members: Sequence[str] | None) -> NDArray[np.float64]:
+    """Mean of the values (n,) in each group; the values themselves without groups."""
+    if members is None:
+        return values
+    numbers: dict[str, int] = {}
+    group = [numbers.setdefault(name, len(numbers)) for name in members]
+    return np.bincount(group, weights=values) / np.bincount(group)
+
+
 def paired_table(records: Sequence[Mapping[str, Any]], reference: str) -> str:
     """Markdown table of `paired_records`, in points of Dice."""
     header = [
@@ -168,6 +184,7 @@ def paired_table(records: Sequence[Mapping[str, Any]], reference: str) -> str:
         "95 % interval",
         "p (Wilcoxon)",
         "p (Holm)",
+        "p (Holm), group means",
         "rank-biserial r",
         "pooled Dice: difference",
         "95 % interval ",
@@ -180,6 +197,7 @@ def paired_table(records: Sequence[Mapping[str, Any]], reference: str) -> str:
             interval_text(record["difference_low"], record["difference_high"]),
             p_text(record["p"]),
             p_text(record["p_holm"]),
+            p_text(record["p_groups_holm"]),
             f"{record['rank_biserial']:+.2f}",
             points(record["pooled_difference"]),
             interval_text(record["pooled_difference_low"], record["pooled_difference_high"]),

@@ -72,6 +72,11 @@ def overlay_files(entries: Sequence[str | Path]) -> list[Path]:
     return files
 
 
+def native_methods() -> list[str]:
+    """Methods whose authors' own settings are shipped (`configs/native`)."""
+    return sorted(path.stem for path in (bundle_folder() / "configs" / "native").glob("*.json"))
+
+
 def training_overlays(
     profile: str, method: str, *, recipe: str = "harmonised", config: Sequence[str | Path] = ()
 ) -> list[Path]:
@@ -82,14 +87,19 @@ def training_overlays(
             method's authors where they differ (`configs/native`).
 
     Raises:
-        ConfigError, FileNotFoundError: unknown names.
+        ConfigError, FileNotFoundError: unknown names, or `native` for a method without settings of its own.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is {recipe!r}, expected one of {', '.join(RECIPES)}")
     files = [overlay("profiles", profile), overlay("methods", method)]
-    native = bundle_folder() / "configs" / "native" / f"{method}.json"
-    if recipe == "native" and native.is_file():
-        files.append(native)
+    if recipe == "native":
+        if method not in native_methods():
+            known = ", ".join(name for name in native_methods() if not name.endswith("_warm_start"))
+            raise ConfigError(
+                f"method {method!r} has no native recipe (no configs/native/{method}.json); train it with the recipe "
+                f"harmonised, or choose one of: {known}"
+            )
+        files.append(overlay("native", method))
     return [*files, *overlay_files(config)]
 
 

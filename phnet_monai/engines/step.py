@@ -65,7 +65,7 @@ class PatchPlan:
         shielded: bool (B, G, G), the k chosen patches.
         keep_mask: bool (B, G, G), M of Eq. 6; (B, H, W) for plain CutMix.
         pseudo_label: int64 (B, H, W), y of Eq. 7, after mixing.
-        second_label: int64 (B, H, W), Y of Eq. 11, the teacher's answer to the mixed image.
+        second_label: int64 (B, H, W), Y of Eq. 11, the teacher's answer to the mixed image; None: nothing needs it.
         confidence: (B, H, W), the teacher's highest probability there, Eq. 9.
         contrasted: bool (B, G, G), patches whose pixels the contrast may sample; None: the shielded ones.
     """
@@ -74,7 +74,7 @@ class PatchPlan:
     shielded: Tensor
     keep_mask: Tensor
     pseudo_label: Tensor
-    second_label: Tensor
+    second_label: Tensor | None
     confidence: Tensor
     contrasted: Tensor | None = None
 

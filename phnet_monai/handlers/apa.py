@@ -24,12 +24,14 @@ from phnet_monai.transforms.patches import (
     patch_hardness,
     pixel_entropy,
     shielded_patch_count,
+    shielded_patch_counts,
     shielded_patches,
 )
 
 FilterOn = Literal["mixed", "weak"]
 CHOICES = {
     "shield": ("hard", "easy", "random", "none"),
+    "shield_share_of": ("all", "valid"),
     "filter_on": ("mixed", "weak"),
     "filter_by": ("confidence", "entropy"),
     "contrast_on": ("shielded", "hardest"),
@@ -47,13 +49,16 @@ class AdaptivePatchAugmentation:
     Args:
         grid_size: N, patches per side.
         shield_ratio: beta of Eq. 5, 0.3 in the paper.
+        shield_share_of: what k is a share of. `all`: of the N^2 patches, as printed; `valid`: of each image's patches
+            without padding. Only those can be shielded, so that on a small image beta of all may be all of them.
         threshold: gamma of Eq. 9, 0.9 in the paper; 0 keeps every pixel.
         cut_ratio: lowest and highest share of all patches that is cut; (0, 0) mixes nothing (Table 3a, row "w").
         cut: `patches` (the method) or `box`, one rectangle a^u x a^(1-u) as in plain CutMix (Table 3a); `box` needs
             shield `none`.
         shield: `hard` (the method), `easy`, `random` or `none` (Table 3a).
         filter_on: `mixed`, confidence of the teacher on A(x) as in Eq. 9; `weak`, of its first answer, mixed like the
-            label. The second answer Y (Eq. 11), which the contrast needs, is made in both cases.
+            label. The second answer Y (Eq. 11) is left out where nothing needs it: neither filter nor agreement, no
+            contrast (the student has no projector), and no statistics to update.
         filter_by: `confidence`, Eq. 9; `entropy`, U2PL's filter instead: the `drop_percent` * (1 - t) percent of the
             valid pixels with the highest entropy are dropped, t = `engine.progress`; `threshold` has no part in it.
         drop_percent: share in percent that `filter_by: entropy` drops at first.
@@ -76,6 +81,7 @@ class AdaptivePatchAugmentation:
         cut_ratio: tuple[float, float] = CUT_RATIO,
         cut: Literal["patches", "box"] = "patches",
         shield: ShieldMode = "hard",
+        shield_share_of: Literal["all", "valid"] = "all",
         filter_on: FilterOn = "mixed",
         filter_by: Literal["confidence", "entropy"] = "confidence",
         drop_percent: float = 20.0,
@@ -90,6 +96,7 @@ class AdaptivePatchAugmentation:
             raise ValueError(f"AdaptivePatchAugmentation: drop_percent is {drop_percent}, expected 0 ... 100")
         chosen = {
             "shield": shield,
+            "shield_share_of": shield_share_of,
             "filter_on": filter_on,
             "filter_by": filter_by,
             "contrast_on": contrast_on,
@@ -114,6 +121,7 @@ class AdaptivePatchAugmentation:
         shielded_patch_count(1, 1, shield_ratio, grid_size)  # refuses a bad shield_ratio before any work
         self.grid_size, self.shield_ratio, self.threshold = grid_size, shield_ratio, threshold
         self.cut_ratio, self.cut, self.shield = (low, high), cut, shield
+        self.shield_share_of = shield_share_of
         self.filter_on, self.filter_by, self.drop_percent = filter_on, filter_by, drop_percent
         self.also_require_agreement, self.contrast_on = also_require_agreement, contrast_on
         self.k_clock, self.teacher_bn = k_clock, teacher_bn
@@ -126,39 +134,42 @@ class AdaptivePatchAugmentation:
         if UNLABELED not in step.views or step.teacher_probs is None:
             return
         weak, probs = step.views[UNLABELED], step.teacher_probs
-        count = self._count(engine)
+        count = self._count(engine, patch_all(weak.valid, self.grid_size))
         hardness, shielded, keep = self._plan(probs, weak.valid, count, engine.generator)
 
         image = mix_patches(weak.image, keep).contiguous(memory_format=engine.format)
         label, valid = mix_patches(weak.target, keep), mix_patches(weak.valid, keep)
-        second = self._second_answer(engine, image)
-        confidence, second_label = second.max(dim=1)
-        if self.filter_on == "weak":
-            confidence = mix_patches(probs.amax(dim=1), keep)
-        if self.filter_by == "confidence":
-            weight = (confidence >= self.threshold).float()
-        else:
-            entropy = pixel_entropy(second) if self.filter_on == "mixed" else mix_patches(pixel_entropy(probs), keep)
-            weight = self._low_entropy(entropy, valid, engine.progress)
+        second = self._second_answer(engine, image) if self._needs_second_answer(engine) else None
+        second_label = None if second is None else second.argmax(dim=1)
+        judged = mix_patches(probs, keep) if self.filter_on == "weak" else second
+        assert judged is not None  # filter_on `mixed` needs the second answer
+        weight = self._filter(judged, valid, engine.progress)
         if self.also_require_agreement:
             weight = weight * (label == second_label)
 
         step.views[UNLABELED] = View(image, label, weight, valid)
-        step.patches = PatchPlan(hardness, shielded, keep, label, second_label, confidence)
+        step.patches = PatchPlan(hardness, shielded, keep, label, second_label, judged.amax(dim=1))
         if self.contrast_on == "hardest":
             step.patches.contrasted = self._hardest_uncut(hardness, count, weak.valid, keep)
             step.scalars["contrasted_share"] = step.patches.contrasted.float().mean()
         self._log(step, valid)
 
-    def _count(self, engine: SemiSupervisedTrainer) -> int:
-        """k of Eq. 5 by the chosen clock."""
+    def _count(self, engine: SemiSupervisedTrainer, inside: Tensor) -> int | Tensor:
+        """k of Eq. 5 by the chosen clock; one for each image, (B,), where it is a share of its own patches `inside`."""
         state = engine.state
         epoch, epochs = float(state.epoch), int(state.max_epochs or 0)
         if self.k_clock == "iter":
             epoch = min(state.iteration / (state.epoch_length or 1), epochs)
         elif self.k_clock == "after_pretrain":
             epoch, epochs = epoch - engine.pretrain_epochs, epochs - engine.pretrain_epochs
+        if self.shield_share_of == "valid":
+            return shielded_patch_counts(epoch, epochs, self.shield_ratio, inside)
         return shielded_patch_count(epoch, epochs, self.shield_ratio, self.grid_size)
+
+    def _needs_second_answer(self, engine: SemiSupervisedTrainer) -> bool:
+        by_filter = self.filter_on == "mixed" or self.also_require_agreement
+        by_contrast = getattr(engine.network, "projector", None) is not None
+        return by_filter or by_contrast or self.teacher_bn == "batch_update"
 
     def _second_answer(self, engine: SemiSupervisedTrainer, image: Tensor) -> Tensor:
         """Probabilities of the teacher on the mixed images, Eqs. 9 and 11."""
@@ -168,12 +179,14 @@ class AdaptivePatchAugmentation:
         logits, _ = batch_statistics_pass(engine, images, update=self.teacher_bn == "batch_update")
         return logits[-len(image) :].float().softmax(dim=1)
 
-    def _low_entropy(self, entropy: Tensor, valid: Tensor, progress: float) -> Tensor:
-        """1 where the entropy is within the kept percentile; pixels at its value are kept, as ties must not all go."""
-        kept = 100.0 - unreliable_percent(progress, self.drop_percent)
+    def _filter(self, probs: Tensor, valid: Tensor, progress: float) -> Tensor:
+        """M_f: 1 where the teacher's answer is sure enough. Pixels at the limit are kept: ties must not all go."""
+        if self.filter_by == "confidence":
+            return (probs.amax(dim=1) >= self.threshold).float()
+        entropy, kept = pixel_entropy(probs), 100.0 - unreliable_percent(progress, self.drop_percent)
         return (entropy <= percentiles(entropy, valid, [kept])).float()
 
-    def _hardest_uncut(self, hardness: Tensor, count: int, valid: Tensor, keep: Tensor) -> Tensor:
+    def _hardest_uncut(self, hardness: Tensor, count: int | Tensor, valid: Tensor, keep: Tensor) -> Tensor:
         """The k hardest patches of which no pixel was replaced: only there image, label and hardness belong together.
 
         For shield `hard` these are the shielded ones.
@@ -182,7 +195,7 @@ class AdaptivePatchAugmentation:
         return chosen & patch_all(expand_patches(keep, valid.shape[-2:]), self.grid_size)
 
     def _plan(
-        self, probs: Tensor, valid: Tensor, count: int, generator: torch.Generator
+        self, probs: Tensor, valid: Tensor, count: int | Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hardness, shielded patches and keep mask, (B, G, G); padding is never shielded. A box is per pixel."""
         hardness = patch_hardness(probs, self.grid_size)
@@ -199,12 +212,12 @@ class AdaptivePatchAugmentation:
         plan, view = step.patches, step.views[UNLABELED]
         assert plan is not None
         pixels = valid.sum().clamp(min=1)
-        agreement = (plan.pseudo_label == plan.second_label) & valid
+        if plan.second_label is not None:
+            step.scalars["pseudo_label_agreement"] = ((plan.pseudo_label == plan.second_label) & valid).sum() / pixels
         step.scalars.update(
             hardness=plan.hardness.mean(),
             shielded_share=plan.shielded.float().mean(),
             kept_patches=plan.keep_mask.float().mean(),
             confident_pixels=(view.weight * valid).sum() / pixels,
-            pseudo_label_agreement=agreement.sum() / pixels,
             pseudo_label_lesion=((plan.pseudo_label > 0) & valid).sum() / pixels,
         )

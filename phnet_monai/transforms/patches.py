@@ -88,37 +88,73 @@ def shielded_patch_count(epoch: float, max_epochs: int, shield_ratio: float, gri
     Raises:
         ValueError: beta outside [0, 1], or t outside [0, T].
     """
+    return math.floor(_shield_share(epoch, max_epochs, shield_ratio) * grid_size**2 + 1e-9)
+
+
+def shielded_patch_counts(epoch: float, max_epochs: int, shield_ratio: float, valid: Tensor) -> Tensor:
+    """k of every image as a share of its own valid patches: Eq. 5 with their number in place of N^2.
+
+    Args:
+        epoch, max_epochs, shield_ratio: as in `shielded_patch_count`.
+        valid: bool (B, G, G), patches without padding.
+
+    Returns:
+        int64 (B,); for an image without padding the same as `shielded_patch_count`.
+    """
+    share, patches = _shield_share(epoch, max_epochs, shield_ratio), valid.flatten(1)
+    # looked up, since not every device has the float64 that the hair needs
+    counts = torch.tensor([math.floor(share * number + 1e-9) for number in range(patches.shape[1] + 1)])
+    return counts.to(valid.device)[patches.sum(dim=1)]
+
+
+def _shield_share(epoch: float, max_epochs: int, shield_ratio: float) -> float:
+    """beta * t / T."""
     if not 0.0 <= shield_ratio <= 1.0:
         raise ValueError(f"shield_ratio is {shield_ratio}, expected a value in [0, 1]")
     if not 0 <= epoch <= max_epochs:
         raise ValueError(f"epoch is {epoch}, expected 0 ... max_epochs = {max_epochs}")
-    return math.floor(shield_ratio * epoch / max_epochs * grid_size**2 + 1e-9)
+    return shield_ratio * epoch / max_epochs
 
 
-def hardest_patches(hardness: Tensor, count: int, valid: Tensor | None = None) -> Tensor:
+def hardest_patches(hardness: Tensor, count: int | Tensor, valid: Tensor | None = None) -> Tensor:
     """The `count` patches of highest hardness of every image.
 
     Args:
         hardness: (B, G, G).
-        count: patches to choose; `min(count, valid patches)` are chosen where `valid` leaves fewer.
+        count: patches to choose, one number for all images or int64 (B,); `min(count, valid patches)` are chosen where
+            `valid` leaves fewer.
         valid: bool (B, G, G); patches that are False (padding) are never chosen. None: all may be.
 
     Returns:
         bool (B, G, G) with exactly `count` True per image. Ties go to the first patch in reading order.
+
+    Raises:
+        ValueError: a count below 0 or above the patches of the grid, or not one for each image.
     """
     batch, rows, columns = hardness.shape
-    if not 0 <= count <= rows * columns:
-        raise ValueError(
-            f"count is {count}, expected 0 ... {rows * columns} (the patches of a {rows} x {columns} grid)"
-        )
+    total = rows * columns
+    _check_count(count, batch, total)
     score = hardness.flatten(1)
     if valid is not None:
         score = score.masked_fill(~valid.flatten(1), -math.inf)
-    order = torch.sort(score, dim=1, descending=True, stable=True).indices[:, :count]
-    chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(1, order, True)
+    order = torch.sort(score, dim=1, descending=True, stable=True).indices
+    wanted = count.to(score.device).unsqueeze(1) if isinstance(count, Tensor) else count
+    among_first = (torch.arange(total, device=score.device) < wanted).expand(batch, total)
+    chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(1, order, among_first)
     if valid is not None:
         chosen &= valid.flatten(1)
     return chosen.view(batch, rows, columns)
+
+
+def _check_count(count: int | Tensor, batch: int, total: int) -> None:
+    if isinstance(count, Tensor) and (count.shape != (batch,) or count.dtype != torch.int64):
+        raise ValueError(
+            f"count has shape {tuple(count.shape)} and type {count.dtype}, expected int64 ({batch},), one per image"
+        )
+    numbers = count.tolist() if isinstance(count, Tensor) else [count]
+    if any(not 0 <= number <= total for number in numbers):
+        found = numbers if isinstance(count, Tensor) else count
+        raise ValueError(f"count is {found}, expected 0 ... {total} (the patches of the grid)")
 
 
 ShieldMode = Literal["hard", "easy", "random", "none"]
@@ -126,7 +162,7 @@ ShieldMode = Literal["hard", "easy", "random", "none"]
 
 def shielded_patches(
     hardness: Tensor,
-    count: int,
+    count: int | Tensor,
     mode: ShieldMode,
     *,
     valid: Tensor | None = None,

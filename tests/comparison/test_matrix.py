@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from phnet_monai.comparison.matrix import (
+    LABELS,
     Matrix,
     MatrixError,
     Row,
@@ -21,6 +22,7 @@ from phnet_monai.comparison.matrix import (
     row_config,
     rows_of_methods,
 )
+from phnet_monai.engines.run import bundle_folder
 
 NOTHING = dict.fromkeys(("rows", "labeled", "seeds", "profiles", "folds", "reference"))
 
@@ -95,6 +97,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         ({"rows": (Row("../x", "", "phnet"),)}, "a name consists of"),
         ({"rows": (Row("phnet", "", "phnte"),)}, "row 'phnet': method 'phnte' does not exist"),
         ({"rows": (Row("phnet", "", "phnet", "own"),)}, "recipe is 'own'"),
+        ({"rows": rows_of_methods(("phnet:native",))}, "row 'phnet_native': method 'phnet' has no native recipe"),
         ({"rows": (Row("phnet", "", "phnet", config=("ablations/none",)),)}, "ablation 'none' does not exist"),
         ({"rows": (Row("phnet", "", "phnet", config=("no.json",)),)}, "no.json: no such config file"),
         ({"rows": (Row("phnet", "", "phnet", overrides={"apa#treshold": 1}),)}, "did you mean 'apa#threshold'"),
@@ -150,6 +153,31 @@ def test_a_row_is_composed_in_order() -> None:
     assert (found["rate"], found["max_epochs"]) == (0.5, 2)  # the row's own word is the last
 
 
+SHIPPED = sorted(path.stem for path in (bundle_folder() / "configs" / "methods").glob("*.json"))
+
+
+@pytest.mark.parametrize("method", [name for name in SHIPPED if "warm_start" not in name])
+def test_every_method_has_a_label_and_native_is_never_the_same_as_harmonised(method: str) -> None:
+    assert method in LABELS
+    harmonised, native = (Row("x", "", method, recipe) for recipe in ("harmonised", "native"))
+    if (bundle_folder() / "configs" / "native" / f"{method}.json").is_file():
+        assert row_config(matrix(), native, "cpu") != row_config(matrix(), harmonised, "cpu")
+        return
+    with pytest.raises(MatrixError) as error:
+        row_config(matrix(), native, "cpu")
+    known = str(error.value).rpartition(": ")[2].split(", ")
+    assert {"bcp", "cps", "mean_teacher", "unimatch"} < set(known) < set(SHIPPED)
+    assert not any(name.endswith("warm_start") for name in known)
+
+
+def test_the_native_mean_teacher_is_that_of_its_source() -> None:
+    found = row_config(matrix(), Row("x", "", "mean_teacher", "native"), "cpu")
+    assert (found["rate"], found["scheduler"]["power"], found["ema"]["decay"]) == (0.01, 0.9, 0.99)
+    assert (found["batch_size"], found["train"]["trainer"]["supervised_loss"]) == (12, "ce_dice")
+    assert found["max_epochs"] * found["epoch_length"] == 30_000
+    assert found["pretrain_epochs"] * found["epoch_length"] == 1_000  # no consistency before
+
+
 def test_the_example_of_the_documentation_can_be_run(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -165,6 +193,9 @@ def test_a_comparison_grows_but_never_changes() -> None:
     assert [row.name for row in grown.rows] == ["sup_only", "phnet", "cutmix"]
     assert (grown.seeds, grown.labeled) == ((0, 1), ("1/8", "1/4"))
     assert merge(replace(old, reference="sup_only"), matrix("cutmix"), "here").reference == "sup_only"
+    titled = replace(old, title="Ours")
+    assert merge(titled, matrix("cutmix"), "here").title == "Ours"
+    assert merge(titled, matrix("cutmix", title="Theirs"), "here").title == "Theirs"
     other = replace(old.rows[1], overrides={"apa#threshold": 0.5})
     with pytest.raises(MatrixError, match="here: row 'phnet' was begun with other settings"):
         merge(old, replace(old, rows=(other,)), "here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from phnet_monai.comparison import statistics
 from phnet_monai.comparison.results import read_results
 from phnet_monai.comparison.statistics import group_list, paired_records, per_image, size_records
 
+known = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["known_dice"]
 Make = Callable[..., Path]
 CASES = range(20)
 
@@ -141,6 +143,48 @@ def test_groups_are_drawn_together(make_comparison: Make) -> None:
     )
     assert group_list(["a", "b"], {"a": "g"}) == ["g", "case b"]
     assert group_list(["a"], {}) is None
+
+
+def test_the_test_on_group_means_against_scipy_and_holm_by_hand(make_comparison: Make) -> None:
+    folder = make_comparison()
+    groups = {f"case {number:02d}": f"g{min(number // 2, 7)}" for number in CASES if number != 19}  # sizes 2 to 5, 1
+    members = [[n for n in CASES if groups.get(f"case {n:02d}") == f"g{g}"] for g in range(8)] + [[19]]
+    records = paired_records(read_results(folder), "cpu", "1/8", groups=groups, n_resamples=50)
+    runs = [(0, None), (1, None)]
+    ours = dice_of(folder, "phnet", runs).mean(axis=0)
+    for record in records:
+        difference = ours - dice_of(folder, record["other"], runs).mean(axis=0)
+        means = np.round([difference[numbers].mean() for numbers in members], 12)
+        assert (record["images"], record["groups"]) == (20, 9)
+        assert record["p_groups"] == pytest.approx(stats.wilcoxon(means[means != 0], method="auto").pvalue)
+        assert record["p_groups"] != record["p"]
+    first, second = sorted(record["p_groups"] for record in records)
+    assert sorted(record["p_groups_holm"] for record in records) == pytest.approx(
+        [min(1, 2 * first), min(1, max(2 * first, second))]
+    )
+    text = statistics.paired_table(records, "PH-Net")
+    header, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    column = header.index("p (Holm), group means")
+    assert [line[column] for line in lines] == [statistics.p_text(record["p_groups_holm"]) for record in records]
+
+
+def test_where_every_image_is_a_group_both_tests_are_one(make_comparison: Make) -> None:
+    results = read_results(make_comparison())
+    for groups in (None, {f"case {number:02d}": str(number) for number in CASES}):
+        for record in paired_records(results, "cpu", "1/8", groups=groups, n_resamples=50):
+            assert (record["p_groups"], record["p_groups_holm"]) == (record["p"], record["p_holm"])
+
+
+def test_twins_make_an_image_no_more_than_one_piece_of_evidence(make_comparison: Make) -> None:
+    """Ten images twice: the test on images takes the copies for new evidence, the one on groups does not."""
+    single = make_comparison(images=lambda cell: list(range(10)))
+    (alone, *_) = paired_records(read_results(single), "cpu", "1/8", n_resamples=50)
+    single.rename(single.with_name("single"))
+    twins = make_comparison(dice=lambda cell, number: known(cell, number % 10))
+    groups = {f"case {number:02d}": str(number % 10) for number in CASES}
+    (doubled, *_) = paired_records(read_results(twins), "cpu", "1/8", groups=groups, n_resamples=50)
+    assert doubled["p"] < alone["p"]
+    assert doubled["p_groups"] == pytest.approx(alone["p"])
 
 
 def test_per_image_needs_every_table(make_comparison: Make) -> None:

@@ -152,7 +152,22 @@ def test_groups_are_kept_beside_the_results(with_work: Path) -> None:
     (with_work / "work").rename(with_work / "elsewhere")
     text = write_report(with_work, draw=False, **QUICK).read_text(encoding="utf-8")
     assert "20 images with a lesion in 10 groups" in text
+    assert "p (Holm), group means" in text
     assert {row["groups"] for row in records(with_work / "report" / "statistics.csv")} == {"10"}
+
+
+def test_every_commit_is_named_also_the_unknown_one(make_comparison: Make) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "sup_only__cpu__1-8__seed0": {"commit": "a1"},
+        "sup_only__cpu__1-8__seed1": {"commit": "b2"},
+        "cutmix__cpu__1-8__seed0": {"commit": None},
+        "cutmix__cpu__1-8__seed1": {"commit": None},
+        "phnet__cpu__1-8__seed0": {"commit": "a1"},
+    }
+    missing = ("phnet__cpu__1-8__seed1",)
+    text = write_report(make_comparison(changes=changes, missing=missing), draw=False, **QUICK).read_text("utf-8")
+    assert "- commit: a1 (2); b2 (1); unknown (2)\n" in text
+    assert "- steps: 300\n" in text
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -38,6 +38,8 @@ def make_engine(epoch: int = 5, max_epochs: int = 10, seed: int = 0, padded: boo
         state=SimpleNamespace(step=step, epoch=epoch, max_epochs=max_epochs),
         generator=torch.Generator().manual_seed(seed),
         format=torch.contiguous_format,
+        progress=0.0,
+        network=SimpleNamespace(projector=nn.Identity()),
         teacher_probabilities=second_look,
     )
 
@@ -97,6 +99,38 @@ def test_padded_images_shield_their_hardest_valid_patches(reference):
     np.testing.assert_array_equal(plan.shielded.numpy(), reference.hardest(scores, 8))
 
 
+@pytest.mark.parametrize("shield", ["hard", "easy", "random"])
+@pytest.mark.parametrize("contrast_on", ["shielded", "hardest"])
+def test_a_share_of_the_valid_patches_equals_the_loop(shield, contrast_on):
+    engine = make_engine(6, padded=True)
+    arguments = {"shield_ratio": 0.7, "shield_share_of": "valid", "contrast_on": contrast_on}
+    weak, _ = augment(engine, shield=shield, **arguments)
+    plan, side = engine.state.step.patches, SIZE // GRID
+    for i in range(BATCH):
+        whole = []
+        for row in range(GRID):
+            for column in range(GRID):
+                patch = weak.valid[i, row * side : (row + 1) * side, column * side : (column + 1) * side]
+                if all(bool(pixel) for pixel in patch.flatten()):
+                    whole.append((float(plan.hardness[i, row, column]), row, column))
+        count = Fraction("0.7") * Fraction(6, 10) * len(whole)
+        count = count.numerator // count.denominator
+        assert len(whole) == [8, 8, 16][i]
+        assert int(plan.shielded[i].sum()) == count == [3, 3, 6][i]
+        hardest = {(row, column) for _, row, column in sorted(whole, reverse=True)[:count]}
+        if shield == "hard":
+            assert {tuple(place) for place in plan.shielded[i].nonzero().tolist()} == hardest
+        if contrast_on == "hardest":
+            kept = {place for place in hardest if bool(plan.keep_mask[i][place])}
+            assert {tuple(place) for place in plan.contrasted[i].nonzero().tolist()} == kept
+
+
+def test_a_share_of_the_valid_patches_is_one_of_all_without_padding():
+    engines = make_engine(7), make_engine(7)
+    views = [augment(engine, shield_share_of=of)[1] for engine, of in zip(engines, ("all", "valid"), strict=True)]
+    assert all(torch.equal(getattr(views[0], name), getattr(views[1], name)) for name in ("image", "target", "weight"))
+
+
 def test_the_weak_view_is_kept_as_it_was():
     engine = make_engine()
     before = engine.state.step.weak["unlabeled"].image.clone()
@@ -122,6 +156,36 @@ def test_confidence_of_the_first_answer():
     assert torch.equal(view.weight, mix_patches((probs.amax(dim=1) >= 0.9).float(), keep))
     expected = second_look(view.image).argmax(dim=1)
     assert torch.equal(engine.state.step.patches.second_label, expected)  # the contrast still needs Y
+
+
+def unasked(image: Tensor) -> Tensor:
+    raise AssertionError("the teacher was asked a second time")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"filter_by": "entropy"}, {"cut": "box", "shield": "none"}])
+def test_a_second_answer_that_nothing_needs_is_not_made(arguments):
+    asked, spared = make_engine(padded=True), make_engine(padded=True)
+    spared.network.projector, spared.teacher_probabilities = None, unasked  # no contrast
+    first, second = (augment(engine, filter_on="weak", **arguments)[1] for engine in (asked, spared))
+    for name in ("image", "target", "weight", "valid"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    plans = [engine.state.step.patches for engine in (asked, spared)]
+    assert torch.equal(plans[0].confidence, plans[1].confidence)
+    assert plans[1].second_label is None
+    scalars = [set(engine.state.step.scalars) for engine in (asked, spared)]
+    assert scalars[0] - scalars[1] == {"pseudo_label_agreement"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"filter_on": "weak", "also_require_agreement": True}, {"filter_on": "mixed", "filter_by": "entropy"}],
+)
+def test_a_second_answer_that_the_weight_needs_is_made_without_contrast(arguments):
+    with_contrast, without = make_engine(), make_engine()
+    without.network.projector = None
+    first, second = (augment(engine, threshold=0.6, **arguments)[1] for engine in (with_contrast, without))
+    assert torch.equal(first.weight, second.weight)
+    assert without.state.step.patches.second_label is not None
 
 
 def test_threshold_zero_keeps_all_pixels():
@@ -335,6 +399,7 @@ def test_what_is_logged():
         ({"shield_ratio": 30}, "shield_ratio is 30"),
         ({"filter_by": "rank"}, "filter_by is 'rank', expected one of confidence, entropy"),
         ({"drop_percent": 101}, "drop_percent is 101"),
+        ({"shield_share_of": "some"}, "shield_share_of is 'some', expected one of all, valid"),
         ({"contrast_on": "easiest"}, "contrast_on is 'easiest'"),
         ({"k_clock": "step"}, "k_clock is 'step'"),
         ({"teacher_bn": "train"}, "teacher_bn is 'train'"),

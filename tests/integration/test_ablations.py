@@ -171,6 +171,14 @@ def shield_ratio(result: SimpleNamespace, name: str) -> None:
     assert (result.step.losses["contrast"] == 0) == (percent == 0)
 
 
+@check("shield_valid")
+def share_of_valid_patches(result: SimpleNamespace, name: str) -> None:
+    inside, shielded = (patches.flatten(1).sum(dim=1) for patches in (whole(result), plan_of(result).shielded))
+    expected = [math.floor(result.apa.shield_ratio * number + 1e-9) for number in inside.tolist()]  # t = T
+    assert shielded.tolist() == expected
+    assert min(expected) < count(result)  # some image has padding
+
+
 @check("table3c_gamma_.*")
 def threshold(result: SimpleNamespace, name: str) -> None:
     percent = int(name.rsplit("_", 1)[1])
@@ -258,13 +266,13 @@ def capacity(result: SimpleNamespace, name: str) -> None:
 def clock_of_iterations(result: SimpleNamespace, name: str) -> None:
     for iteration, expected in {1: 0, 24: 1, 150: 6, 300: 12}.items():  # 0.2 * 64 * iteration / 300
         state = SimpleNamespace(epoch=1 + iteration // 100, max_epochs=3, iteration=iteration, epoch_length=100)
-        assert result.apa._count(SimpleNamespace(state=state)) == expected
+        assert result.apa._count(SimpleNamespace(state=state), whole(result)) == expected
 
 
 @check("k_clock_after_pretrain")
 def clock_of_semi_supervised_epochs(result: SimpleNamespace, name: str) -> None:
     trainer = SimpleNamespace(state=SimpleNamespace(epoch=6, max_epochs=10), pretrain_epochs=2)
-    assert result.apa._count(trainer) == math.floor(0.2 * 64 * 4 / 8)
+    assert result.apa._count(trainer, whole(result)) == math.floor(0.2 * 64 * 4 / 8)
     assert count(result) == plan_of(result).shielded[0].sum()  # at the end both clocks agree
 
 

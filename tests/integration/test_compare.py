@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from phnet_monai.comparison import Matrix, MatrixError, compare, read_comparison
+from phnet_monai.comparison import Matrix, MatrixError, compare, read_comparison, write_report
+from phnet_monai.comparison.cells import split_sha256, tracked
 from phnet_monai.comparison.matrix import Row, rows_of_methods
 from phnet_monai.comparison.plan import Plan
 from phnet_monai.data import load_datalist
@@ -55,6 +56,7 @@ def test_every_cell_leaves_its_scores_history_and_tables(finished: Path) -> None
     assert (cell["labeled"], cell["seed"], cell["fold"], cell["steps"]) == ("1/2", 0, None, 4)
     datalist = load_datalist(finished / "work" / "data" / SPLIT / "datalist.json")
     assert cell["counts"] == {part: len(datalist[part]) for part in ("labeled", "unlabeled", "validation", "test")}
+    assert cell["split_sha256"] == split_sha256(str(finished / "work" / "data" / SPLIT / "datalist.json"))
     assert cell["seconds"] > 0
     assert cell["evaluated"] == "teacher"
     assert [row["epoch"] for row in cell["history"]] == [1, 2]
@@ -132,8 +134,9 @@ def _train_one_epoch(arguments: dict[str, Any]) -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
+        training = tracked(arguments["datalist"], arguments["arguments"])
         with pytest.raises(_Stop):
-            train_run(arguments["datalist"], arguments["folder"], resume=True, **arguments["arguments"])
+            train_run(arguments["datalist"], arguments["folder"], resume=True, **training)
     finally:
         patch.undo()
         torch.set_num_threads(threads)
@@ -169,48 +172,16 @@ def test_a_failing_cell_leaves_the_others_alone(phantoms: Path, finished: Path, 
     assert not (out / "results" / f"diverging__smoke__{SPLIT}.json").exists()
 
 
-# --- the plan
-
-
-def plan(matrix: Matrix, tmp_path: Path) -> dict[str, Any]:
-    return Plan(matrix, tmp_path, "busi", tmp_path / "out", tmp_path / "work").tasks
-
-
-def test_another_network_has_a_start_of_its_own(tmp_path: Path) -> None:
-    unet = Row("unet", "U-Net", "phnet", overrides={"network_def#decoder": "unet", "network_def#embedding_size": 32})
-    tasks = plan(Matrix((*rows_of_methods(("phnet", "sup_only_ema")), unet), seeds=(0,)), tmp_path)
-    starts = {name: task for name, task in tasks.items() if name.startswith("warm_start")}
-    assert len(starts) == 2
-    own = [task for task in starts.values() if task.arguments["arguments"]["overrides"]]
-    assert [task.arguments["arguments"]["overrides"] for task in own] == [{"network_def#decoder": "unet"}]
-    assert own[0].name in tasks["unet__cpu__1-8__seed0"].needs
-    assert tasks["phnet__cpu__1-8__seed0"].needs == tasks["sup_only_ema__cpu__1-8__seed0"].needs
-
-
-def test_methods_get_the_further_starts_that_they_ask_for(tmp_path: Path) -> None:
-    tasks = plan(Matrix(rows_of_methods(("cps", "pdf_unet_noden", "bcp")), seeds=(2,)), tmp_path)
-
-    def start_of(method: str, key: str) -> tuple[str, int]:
-        arguments = tasks[f"{method}__cpu__1-8__seed2"].arguments["arguments"]
-        path = arguments["init"] if key == "init" else arguments["overrides"][key]
-        task = next(task for task in tasks.values() if task.folder and path == str(task.folder / "last.pt"))
-        assert task.name in tasks[f"{method}__cpu__1-8__seed2"].needs
-        return task.arguments["arguments"]["method"], task.arguments["arguments"]["seed"]
-
-    assert start_of("cps", "init") == ("warm_start", 2)
-    assert start_of("cps", "second_init") == ("warm_start", 1002)  # the second student: same images, other weights
-    assert start_of("pdf_unet_noden", "labeler_init") == ("warm_start", 2)
-    assert start_of("pdf_unet_noden", "init") == ("pdf_unet_noden_warm_start", 2)
-    assert start_of("bcp", "init") == ("bcp_warm_start", 2)
-
-
-def test_a_profile_that_pretrains_itself_has_no_shared_start(tmp_path: Path) -> None:
-    tasks = plan(Matrix(rows_of_methods(("phnet",)), profiles=("paper",), seeds=(0,)), tmp_path)
-    assert list(tasks) == ["data__1-8__seed0", "phnet__paper__1-8__seed0"]
-    assert tasks["phnet__paper__1-8__seed0"].arguments["arguments"]["init"] is None
-
-
-def test_folds_have_datalists_of_their_own(tmp_path: Path) -> None:
-    tasks = plan(Matrix(rows_of_methods(("phnet",)), seeds=(3,), folds=2), tmp_path)
-    lists = [task.arguments for name, task in tasks.items() if name.startswith("data__")]
-    assert [(entry["fold"], entry["folds"], entry["seed"]) for entry in lists] == [(1, 2, 3), (2, 2, 3)]
+def test_the_fully_supervised_ceiling(phantoms: Path, tmp_path: Path) -> None:
+    """Every training image is labeled: nothing is left whose pseudo-labels could be followed."""
+    rows = rows_of_methods(("sup_only_ema", "sup_only"))
+    outcome = run(replace(MATRIX, rows=rows, labeled=("1/1",)), phantoms, tmp_path)
+    assert outcome.errors == {}
+    for row, evaluated in (("sup_only_ema", "teacher"), ("sup_only", "student")):
+        cell = read(tmp_path / "results" / f"{row}__smoke__1-1__seed0.json")
+        assert cell["counts"]["unlabeled"] == 0 < cell["counts"]["labeled"]
+        assert (cell["evaluated"], cell["steps"]) == (evaluated, 4)
+        assert all("unlabeled" not in epoch for epoch in cell["history"])
+        assert 0 <= cell["scores"]["test"]["last"]["pooled_dice"] <= 1
+    text = write_report(tmp_path, pictures=False, draw=False, n_resamples=50).read_text(encoding="utf-8")
+    assert "## 1/1 labeled" in text

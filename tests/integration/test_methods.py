@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from phnet_monai.engines import SemiSupervisedTrainer, Step
 from phnet_monai.engines.run import bundle_folder, evaluate_run, train_run
 
 METHODS_FOLDER = bundle_folder() / "configs" / "methods"
@@ -88,6 +89,7 @@ METHODS = {
     "ps_mt": Expect({"labeled", SEMI}, saved={"ema"}, overrides=(("method_handler#threshold", 0.5),)),
     "sup_only": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
     "sup_only_ema": Expect({"labeled"}, unlabeled=False),
+    "sup_only_ema_bn": Expect({"labeled"}),
     "u2pl": Expect({"labeled", SEMI, "contrast"}, saved={"ema", "method"}, projector=True),
     "ua_mt": Expect({"labeled", "consistency"}),
     "unimatch": Expect(
@@ -149,6 +151,52 @@ def test_the_same_seed_gives_the_same_weights(method: str, datalist: Path, check
         assert all(torch.equal(tensor, second[which][name]) for name, tensor in first.get(which, {}).items())
     records = [(tmp_path / name / "history.jsonl").read_text(encoding="utf-8") for name in ("first", "second")]
     assert json.loads(records[0].splitlines()[-1]) == json.loads(records[1].splitlines()[-1])
+
+
+def steps_of(method: str, datalist: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """The steps of a short training without dropout (whose draws depend on the size of the batch)."""
+    steps: list[Step] = []
+    original = SemiSupervisedTrainer._summary
+
+    def summary(step: Step, total: torch.Tensor) -> dict[str, float]:
+        steps.append(step)
+        return original(step, total)
+
+    monkeypatch.setattr(SemiSupervisedTrainer, "_summary", staticmethod(summary))
+    overrides = {**FEW, "batch_size": 4, "network_def#dropout": 0.0}
+    train_run(datalist, out, profile="smoke", method=method, device="cpu", overrides=overrides)
+    monkeypatch.undo()
+    return steps
+
+
+def test_the_control_row_sees_unlabeled_images_in_its_statistics_alone(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, control, mixing = (
+        steps_of(method, datalist, tmp_path / method, monkeypatch)
+        for method in ("sup_only_ema", "sup_only_ema_bn", "cutmix")
+    )
+    assert len(plain) == len(control) == EPOCHS * STEPS
+    for number, (one, other, third) in enumerate(zip(plain, control, mixing, strict=True)):
+        assert torch.equal(one.views["labeled"].image, other.views["labeled"].image)  # the same draws
+        assert set(one.losses) == set(other.losses) == {"labeled"}
+        assert list(one.views) == ["labeled"]
+        pretraining = number < STEPS
+        assert list(other.views) == (["labeled"] if pretraining else ["labeled", "unlabeled"])
+        if not pretraining:  # those that the other methods see
+            assert torch.equal(other.views["unlabeled"].image, third.weak["unlabeled"].image)
+    logits = [[step.outputs["labeled"].logits for step in steps] for steps in (plain, control)]
+    assert all(torch.equal(one, other) for one, other in zip(*(run[:STEPS] for run in logits), strict=True))
+    assert not torch.allclose(logits[0][STEPS], logits[1][STEPS])  # same weights, statistics of both batches
+
+
+def test_cutmix_asks_its_teacher_once_a_step(
+    datalist: Path, checkpoint: Path, tmp_path: Path, history: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    train("cutmix", datalist, checkpoint, tmp_path / "run")
+    last = history(tmp_path / "run")[-1]["train"]
+    assert "confident_pixels" in last
+    assert "pseudo_label_agreement" not in last  # of a second answer
 
 
 def test_a_method_that_needs_a_labeler_says_so(datalist: Path, tmp_path: Path) -> None:

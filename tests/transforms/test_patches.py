@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -19,6 +20,7 @@ from phnet_monai.transforms import (
     shielded_patch_count,
     shielded_patches,
 )
+from phnet_monai.transforms.patches import shielded_patch_counts
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -133,6 +135,31 @@ def test_shielded_number_refuses_what_is_out_of_range():
         shielded_patch_count(11, 10, 0.3, 4)
 
 
+@pytest.mark.parametrize("beta", ["0", "0.1", "0.3", "0.7", "1"])
+@pytest.mark.parametrize("epochs", [7, 10, 200])
+def test_shielded_numbers_of_valid_patches_equal_the_loop(beta, epochs):
+    valid = random_mask((5, 20, 20), 0.7, 8)
+    valid[0], valid[1] = True, False
+    for epoch in range(epochs + 1):
+        expected = []
+        for image in valid:
+            patches = 0
+            for row in image:
+                for inside in row:
+                    patches += int(inside)
+            expected.append(math.floor(Fraction(beta) * Fraction(epoch, epochs) * patches))
+        counts = shielded_patch_counts(epoch, epochs, float(beta), valid)
+        assert counts.dtype == torch.int64
+        assert counts.tolist() == expected
+        assert expected[0] == shielded_patch_count(epoch, epochs, float(beta), 20)
+        assert expected[1] == 0
+
+
+def test_shielded_numbers_of_valid_patches_refuse_what_is_out_of_range():
+    with pytest.raises(ValueError, match="shield_ratio is 1.2"):
+        shielded_patch_counts(1, 10, 1.2, torch.ones(1, 2, 2, dtype=torch.bool))
+
+
 # the hardest patches
 
 
@@ -167,6 +194,23 @@ def test_padded_patches_are_never_chosen(seed):
         assert len(rest) == 0 or row[picked].min() >= rest.max()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_image_may_have_a_number_of_its_own(reference, masked):
+    hardness = torch.rand(5, 4, 4, generator=seeded(9)).mul(8).floor()  # with ties
+    valid = random_mask((5, 4, 4), 0.6, 10) if masked else None
+    counts = [0, 3, 7, 15, 16]
+    chosen = hardest_patches(hardness, torch.tensor(counts), valid)
+    for i, count in enumerate(counts):
+        alone = None if valid is None else valid[i : i + 1]
+        assert torch.equal(chosen[i : i + 1], hardest_patches(hardness[i : i + 1], count, alone))
+        if valid is None:
+            expected = reference.hardest(hardness[i : i + 1].numpy(), count)
+            assert torch.equal(chosen[i : i + 1], torch.from_numpy(expected))
+    for mode in ("hard", "easy", "random"):
+        shielded = shielded_patches(hardness, torch.tensor(counts), mode, generator=seeded(1))
+        assert shielded.sum(dim=(1, 2)).tolist() == counts
+
+
 def test_nothing_is_chosen_where_all_is_padding():
     assert not hardest_patches(torch.rand(1, 3, 3), 5, torch.zeros(1, 3, 3, dtype=torch.bool)).any()
 
@@ -175,6 +219,20 @@ def test_nothing_is_chosen_where_all_is_padding():
 def test_hardest_patches_refuse_an_impossible_count(count):
     with pytest.raises(ValueError, match=rf"count is {count}, expected 0 ... 9"):
         hardest_patches(torch.zeros(1, 3, 3), count)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (torch.tensor([3, 10]), r"count is \[3, 10\], expected 0 ... 9"),
+        (torch.tensor([-1, 0]), r"count is \[-1, 0\], expected 0 ... 9"),
+        (torch.tensor([1, 2, 3]), r"count has shape \(3,\) and type torch.int64, expected int64 \(2,\)"),
+        (torch.tensor([1.0, 2.0]), r"count has shape \(2,\) and type torch.float32, expected int64 \(2,\)"),
+    ],
+)
+def test_impossible_numbers_of_images_are_refused(count, message):
+    with pytest.raises(ValueError, match=message):
+        hardest_patches(torch.zeros(2, 3, 3), count)
 
 
 def test_shield_modes():
