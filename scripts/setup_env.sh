@@ -23,7 +23,8 @@ if [ ! -f "$deps/.complete" ]; then
   requirements=$("$deps/bin/python" - <<'PY'
 import ast, pathlib, re
 text = pathlib.Path("pyproject.toml").read_text(encoding="utf-8")
-lists = dict(re.findall(r"^(dependencies|lite0|plot|dev) = (\[.*?\])\s*$", text, re.S | re.M))
+tables = text[text.index("dependencies = ["):text.index("[project.scripts]")]
+lists = dict(re.findall(r"^([a-z0-9-]+) = (\[.*?\])\s*$", tables, re.S | re.M))
 names = [n for part in lists.values() for n in ast.literal_eval(part)]
 print("\n".join(n for n in names if not n.startswith("phnet-monai")))
 PY

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """File name endings (lower case) that the layout readers take for images."""
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are unpacked: a few kilobytes of PNG can hold gigabytes of black."""
+
+MAX_STACK_PIXELS = 500_000_000
+"""Pixels of all frames of one file: 500 MB of grey. A clip of 600 frames of 1024 x 768 stays below it."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -73,6 +77,40 @@ def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.n
     return union
 
 
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """Colour as grey, the way `read_image` sees it.
+
+    Args:
+        colours: uint8 (H, W, 3) RGB, or (H, W, 4) RGBA.
+
+    Returns:
+        uint8 (H, W): ITU-R 601, alpha composed over black.
+    """
+    return _to_grey(Path("picture"), Image.fromarray(np.ascontiguousarray(colours)))
+
+
+def check_not_empty(path: Path, stream: BinaryIO) -> None:
+    """Raise DecodeError if a stream that stands at its begin has no bytes; it stays there."""
+    if not stream.read(1):
+        raise DecodeError(f"{path} is empty (0 bytes). Copy the file again, or take it out of the folder.")
+    stream.seek(0)
+
+
+def check_stack_size(path: Path, *, frames: int, height: int, width: int) -> None:
+    """Raise DecodeError if a file holds no pixel, or more than are read (`MAX_PIXELS`, `MAX_STACK_PIXELS`).
+
+    Meant for the sizes that a header states, before anything is unpacked.
+    """
+    if min(frames, height, width) < 1:
+        raise DecodeError(f"{path} states {frames} frames of {width} x {height} pixels: it holds no picture.")
+    _check_frame_size(path, width, height)
+    if frames * height * width > MAX_STACK_PIXELS:
+        raise DecodeError(
+            f"{path} has {frames} frames of {width} x {height} pixels, together more than the "
+            f"{MAX_STACK_PIXELS // 1_000_000} million that are read. Split it into files of fewer frames."
+        )
+
+
 def _eight_bit(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
@@ -89,9 +127,7 @@ def _read_grey(path: Path) -> np.ndarray:
     """Grey values (H, W): uint8, or int32 within 0..65535 for 16-bit files."""
     try:
         with path.open("rb") as stream:
-            if not stream.read(1):
-                raise DecodeError(f"{path} is empty (0 bytes). Copy the file again, or take it out of the folder.")
-            stream.seek(0)
+            check_not_empty(path, stream)
             with Image.open(stream) as image:
                 _check_size(path, image)
                 upright = ImageOps.exif_transpose(image)
@@ -101,19 +137,26 @@ def _read_grey(path: Path) -> np.ndarray:
     except (
         Exception
     ) as error:  # a broken file can raise nearly anything inside a decoder: OSError, SyntaxError, struct...
+        # Pillow's own words for it hold the address of a stream
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its content is of no known kind" if unknown else f"{type(error).__name__}: {error}"
         raise DecodeError(
-            f"{path} cannot be read as an image ({type(error).__name__}: {error}). Expected a complete PNG, JPEG, BMP "
+            f"{path} cannot be read as an image ({reason}). Expected a complete PNG, JPEG, BMP "
             "or TIFF file; copy it again, convert it, or take it out of the folder."
         ) from error
     return values
 
 
-def _check_size(path: Path, image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _check_frame_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
         raise DecodeError(
-            f"{path} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS // 1_000_000} million that "
+            f"{path} has {width} x {height} pixels, more than the {MAX_PIXELS // 1_000_000} million that "
             "are read. An ultrasound frame has about one million; check the file or shrink it."
         )
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    _check_frame_size(path, image.width, image.height)
     pages = getattr(image, "n_frames", 1)
     if image.format == "TIFF" and pages > 1:
         raise DecodeError(f"{path} holds {pages} pages, expected one picture. Save its pages as files of their own.")
