@@ -118,13 +118,15 @@ def folder(
 ) -> int:
     """Divide any folder of images and masks, and write OUT/datalist.json.
 
-    The mask of x.png is x.png, x_mask.png, x_seg.png or x_label.png (any image format) below MASKS; images
-    without a mask are only ever unlabeled.
+    The mask of x.png is x.png, x_mask.png, x_seg.png or x_label.png (any image format) below MASKS, or drawn from
+    labelme's x.json there or beside the image, or from a COCO file. A shape labelled `hole` takes lesion away, all
+    others add it; an annotation without shapes is an image without lesion. Images without mask and annotation are only
+    ever unlabeled.
 
     Args:
-        images: folder of images, or folder with the subfolders images/ and masks/
-        out: folder for the datalist and the joined masks; the images stay where they are
-        masks: folder of masks
+        images: folder of images, or folder with images/ and masks/, annotations/ or annotations.json
+        out: folder for the datalist and the drawn masks; the images stay where they are
+        masks: folder of masks or annotation files, or a COCO file
         protocol: grouped keeps near-duplicates on one side; paper is the random split of the literature,
             which leaks
         labeled: share of the training images (1/8, 0.125) or number of images (32) that show their mask

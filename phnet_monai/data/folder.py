@@ -1,26 +1,43 @@
-"""Any folder of images, with or without a folder of masks."""
+"""Any folder of images, with or without masks or annotation files."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from phnet_monai.data.annotations import ANNOTATION_SUFFIX, Annotation, read_annotations
 from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.drawn_masks import draw_annotations
 from phnet_monai.data.records import Record, natural_key, shorten
 
 MASK_ENDINGS = ("", "_mask", "_seg", "_label")
 """What may follow the image's stem in the name of its mask."""
 
+COCO_FILE, COCO_FOLDER = "annotations.json", "annotations"
+"""Where COCO's outlines lie beside the folder `images/`."""
 
-def read_folder(images: str | PathLike[str], masks: str | PathLike[str] | None = None) -> list[Record]:
-    """Pair the images of a folder with masks of the same name.
 
-    Subfolders are kept: `a/x.png` belongs to `a/x.png`, `a/x_mask.tif`, `a/x_seg.png` or `a/x_label.png` below `masks`.
+def read_folder(
+    images: str | PathLike[str],
+    masks: str | PathLike[str] | None = None,
+    *,
+    drawn: str | PathLike[str] | None = None,
+) -> list[Record]:
+    """Pair the images of a folder with masks, or with outlines of an annotation tool.
+
+    Subfolders are kept: `a/x.png` belongs to `a/x.png`, `a/x_mask.tif`, `a/x_seg.png` or `a/x_label.png` below `masks`,
+    to labelme's `a/x.json` there or beside it, or to the entry `a/x.png` of a COCO file. Outlines are drawn into masks
+    (`annotations.draw_mask`). An annotation without outlines is an image without lesion; an image that no file speaks
+    of is unlabeled.
 
     Args:
-        images: folder of images; where `masks` is not given and it has the subfolders `images/` and `masks/`, these.
-        masks: folder of masks; without it nobody has outlined the images.
+        images: folder of images; where `masks` is not given, annotation files beside the images count, and if it has
+            the subfolder `images/` besides `masks/`, `annotations/` or `annotations.json`, then these.
+        masks: folder of masks or annotation files, or a COCO file; then nothing else counts.
+        drawn: folder into which outlines are drawn as masks, `a/x.png`; needed where there are annotation files.
 
     Returns:
         records in natural order; `case_id` is the path below `images` without suffix, group and class are unknown.
@@ -28,31 +45,145 @@ def read_folder(images: str | PathLike[str], masks: str | PathLike[str] | None =
 
     Raises:
         FileNotFoundError: a folder is missing, or holds no image.
-        ValueError: two images with one stem, two masks for one image, or masks without image; all are listed.
+        ValueError: two images with one stem, two masks for one image, masks or annotations without image, of another
+            size than their image, or that cannot be read; all are listed.
     """
-    images, masks = find_folders(images, masks)
+    images, sources = find_sources(images, masks)
     pictures = _by_case(images)
+    if not pictures:
+        raise FileNotFoundError(f"{images} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     doubles = [f"{files[0].name} and {files[1].name}" for files in pictures.values() if len(files) > 1]
     if doubles:
         raise ValueError(
             f"{images} has images of the same name and different suffix: {shorten(doubles)}. Keep one of each."
         )
-    outlines = {} if masks is None else _match_masks(images, masks, set(pictures))
+    outlines = _match(images, sources, set(pictures), explicit=masks is not None)
+    paths = {case: files[0] for case, files in pictures.items()}
+    found = outlines.masks | draw_annotations(outlines.annotations, paths, drawn, images)
     return [
-        Record(image=files[0], masks=tuple(outlines.get(case, ())), case_id=case)
-        for case, files in sorted(pictures.items(), key=lambda item: natural_key(item[0]))
+        Record(image=image, masks=(found[case],) if case in found else (), case_id=case)
+        for case, image in sorted(paths.items(), key=lambda item: natural_key(item[0]))
     ]
 
 
-def find_folders(images: str | PathLike[str], masks: str | PathLike[str] | None = None) -> tuple[Path, Path | None]:
-    """The folders that `read_folder` reads. Raises FileNotFoundError where one is missing."""
+def find_sources(images: str | PathLike[str], masks: str | PathLike[str] | None = None) -> tuple[Path, list[Path]]:
+    """The folder of images, and the folders and files of masks that `read_folder` reads.
+
+    Raises:
+        FileNotFoundError: one of those given is missing.
+    """
     images, masks = Path(images), None if masks is None else Path(masks)
-    for folder in (images, masks):
-        if folder is not None and not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder. Give a folder of images.")
-    if masks is None and (images / "images").is_dir() and (images / "masks").is_dir():
-        return images / "images", images / "masks"
-    return images, masks
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images} is not a folder. Give a folder of images.")
+    if masks is not None:
+        if not masks.is_dir() and not (masks.is_file() and masks.suffix.lower() == ANNOTATION_SUFFIX):
+            raise FileNotFoundError(f"{masks} is not a folder. Give a folder of masks or annotations, or a COCO file.")
+        return images, [masks]
+    inner = images / "images"
+    beside = [images / "masks", images / COCO_FOLDER, images / COCO_FILE]
+    present = [path for path in beside if path.is_dir() or (path.name == COCO_FILE and path.is_file())]
+    return (inner, [*present, inner]) if inner.is_dir() and present else (images, [images])
+
+
+@dataclass
+class _Outlines:
+    """What was found for each case, and what does not fit."""
+
+    masks: dict[str, Path] = field(default_factory=dict)
+    annotations: dict[str, Annotation] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    orphans: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.files.values())) + len(self.orphans) + len(self.broken)
+
+
+def _match(images: Path, sources: list[Path], cases: set[str], *, explicit: bool) -> _Outlines:
+    found = _Outlines()
+    for source in sources:
+        among_images = source.resolve() == images.resolve()
+        if among_images and not explicit:
+            _add_annotations(found, source, cases, demanded=False)
+            continue
+        before = found.count
+        if not among_images:
+            _add_masks(found, source, cases)
+        _add_annotations(found, source, cases, demanded=True)
+        if found.count == before:
+            raise FileNotFoundError(
+                f"{source} holds no image and no annotation. Expected masks ending in {', '.join(IMAGE_SUFFIXES)}, or "
+                "JSON files of labelme or COCO."
+            )
+    where = ", ".join(map(str, sources))
+    double = [f"{case} ({', '.join(files)})" for case, files in found.files.items() if len(files) > 1]
+    problems = list(found.broken)
+    if found.orphans:
+        problems.append(f"{len(found.orphans)} masks have no image in {images}: {shorten(found.orphans)}")
+    if double:
+        problems.append(f"{len(double)} images have several masks: {shorten(double)}")
+    if problems:
+        raise ValueError(
+            f"{where}: {'; '.join(problems)}. One mask or annotation per image, with the image's name or that followed "
+            f"by {', '.join(MASK_ENDINGS[1:])}."
+        )
+    return found
+
+
+def _add_masks(found: _Outlines, source: Path, cases: set[str]) -> None:
+    for name, files in _by_case(source).items() if source.is_dir() else ():
+        owner = _owner(name, cases)
+        if owner is None:
+            found.orphans += [file.name for file in files]
+        else:
+            found.masks[owner] = files[0]
+            found.files[owner] += [file.name for file in files]
+
+
+def _add_annotations(found: _Outlines, source: Path, cases: set[str], *, demanded: bool) -> None:
+    """Add labelme's and COCO's outlines. Other JSON files are an error only where annotations are `demanded`."""
+    short = _unique_names(cases)
+    for file in _annotation_files(source):
+        try:
+            entries = read_annotations(file)
+        except ValueError as error:
+            found.broken.append(str(error))
+            continue
+        if entries is None:
+            if demanded:
+                found.broken.append(f"{file} is neither of labelme nor of COCO")
+            continue
+        folder = source if source.is_dir() else source.parent
+        own_name = file.relative_to(folder).with_suffix("").as_posix()
+        for entry in entries:
+            written = PurePosixPath(entry.image).with_suffix("").as_posix() if entry.image else ""
+            names = (own_name, written) if len(entries) == 1 else (written,)
+            owner = next((case for name in names if (case := _owner(name, cases)) is not None), None)
+            owner = owner or short.get(PurePosixPath(written).name)
+            if owner is None:
+                found.orphans.append(entry.image or file.name)
+            else:
+                found.annotations[owner] = entry
+                found.files[owner].append(file.name)
+
+
+def _annotation_files(source: Path) -> Iterator[Path]:
+    if source.is_file():
+        yield source
+        return
+    for file in sorted(source.rglob("*")):
+        hidden = any(piece.startswith(".") for piece in file.relative_to(source).parts)
+        if file.suffix.lower() == ANNOTATION_SUFFIX and not hidden and file.is_file():
+            yield file
+
+
+def _unique_names(cases: set[str]) -> dict[str, str]:
+    """Last part of a case -> the case, where it tells them apart: annotation tools tend to forget folders."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        by_name[PurePosixPath(case).name].append(case)
+    return {name: owners[0] for name, owners in by_name.items() if len(owners) == 1}
 
 
 def _by_case(folder: Path) -> dict[str, list[Path]]:
@@ -62,35 +193,13 @@ def _by_case(folder: Path) -> dict[str, list[Path]]:
         hidden = any(piece.startswith(".") for piece in relative.parts)
         if file.suffix.lower() in IMAGE_SUFFIXES and not hidden and file.is_file():
             found[relative.with_suffix("").as_posix()].append(file)
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     return found
 
 
-def _match_masks(images: Path, masks: Path, cases: set[str]) -> dict[str, list[Path]]:
-    outlines: dict[str, list[Path]] = defaultdict(list)
-    orphans = []
-    for name, files in _by_case(masks).items():
-        # the exact name wins: `x_mask` may be the name of an image itself
-        owner = next((_strip(name, end) for end in MASK_ENDINGS if _strip(name, end) in cases), None)
-        if owner is None:
-            orphans += [file.name for file in files]
-        else:
-            outlines[owner] += files
-    double = [
-        f"{case} ({', '.join(file.name for file in files)})" for case, files in outlines.items() if len(files) > 1
-    ]
-    problems = []
-    if orphans:
-        problems.append(f"{len(orphans)} masks have no image in {images}: {shorten(orphans)}")
-    if double:
-        problems.append(f"{len(double)} images have several masks: {shorten(double)}")
-    if problems:
-        raise ValueError(
-            f"{masks}: {'; '.join(problems)}. One mask per image, with the image's name or that followed by "
-            f"{', '.join(MASK_ENDINGS[1:])}."
-        )
-    return outlines
+def _owner(name: str, cases: set[str]) -> str | None:
+    """The image that a mask of this name belongs to."""
+    # the exact name wins: `x_mask` may be the name of an image itself
+    return next((case for end in MASK_ENDINGS if (case := _strip(name, end)) in cases), None)
 
 
 def _strip(name: str, ending: str) -> str | None:

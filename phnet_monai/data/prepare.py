@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from phnet_monai.data.busbra import read_busbra
 from phnet_monai.data.busi import read_busi
-from phnet_monai.data.datalist import check_target, write_datalist
+from phnet_monai.data.datalist import LABEL_FOLDER, check_target, write_datalist
 from phnet_monai.data.decode import DecodeError, read_image, read_mask
 from phnet_monai.data.folder import read_folder
 from phnet_monai.data.near_duplicates import near_duplicate_groups
@@ -132,15 +132,18 @@ def prepare_folder(
 ) -> Path:
     """Divide any folder of images and masks and write its datalist.
 
+    Outlines of annotation files (labelme, COCO) are drawn as masks below `out/labels/`.
+
     Args:
-        images: folder of images, or folder with the subfolders `images/` and `masks/`, see `read_folder`.
-        masks: folder of masks; images without one are only ever unlabeled.
+        images: folder of images, with annotation files beside them or not; or folder with the subfolders `images/` and
+            `masks/`, see `read_folder`.
+        masks: folder of masks or annotation files, or a COCO file; images without a mask are only ever unlabeled.
 
     The other arguments, the return value and the errors are those of `prepare_busi`.
     """
     check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, folds=folds, fold=fold)
     check_target(out, overwrite=overwrite)
-    records = read_folder(images, masks)
+    records = read_folder(images, masks, drawn=Path(out) / LABEL_FOLDER)
     about = {"dataset": Path(images).resolve().name}
     return prepare_records(
         records,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from phnet_monai.data import read_mask
+from phnet_monai.data.annotations import Shape, proposal_digest
 from phnet_monai.data.busbra import DETAILS, read_busbra
 from phnet_monai.data.busi import read_busi
 from phnet_monai.data.folder import read_folder
@@ -147,6 +150,128 @@ def test_empty_and_missing_folders(tmp_path: Path) -> None:
         read_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         read_folder(tmp_path / "none")
+
+
+def _labelme(path: Path, *boxes: tuple[int, int, int, int], image: str = "", **more: Any) -> Path:
+    """labelme's file with boxes (left, top, right, bottom) as polygons."""
+    corners = [[[x0, y0], [x1, y0], [x1, y1], [x0, y1]] for x0, y0, x1, y1 in boxes]
+    shapes = [{"label": "lesion", "points": points, "shape_type": "polygon"} for points in corners]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"shapes": shapes, "imagePath": image or f"{path.stem}.png", **more}))
+    return path
+
+
+def _coco(path: Path, boxes: dict[str, list[tuple[int, int, int, int]]], **size: int) -> Path:
+    images, annotations = [], []
+    for number, (name, of_image) in enumerate(boxes.items()):
+        images.append({"id": number, "file_name": name, **size})
+        for x0, y0, x1, y1 in of_image:
+            annotations.append({"image_id": number, "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
+    return path
+
+
+def test_labelme_beside_the_images(tmp_path: Path) -> None:
+    for name in ("a/x.png", "a/y.png", "z.png"):
+        _picture(tmp_path / "in" / name)
+    _labelme(tmp_path / "in" / "a" / "x.json", (0, 0, 2, 2), (3, 1, 5, 4), imageHeight=4, imageWidth=5)
+    _labelme(tmp_path / "in" / "z.json")
+    (tmp_path / "in" / "a" / "y.json").write_text('{"patient": 3}')  # another program's file says nothing of lesions
+    x, y, z = read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    assert [(r.case_id, r.masks) for r in (x, y, z)] == [
+        ("a/x", (tmp_path / "out" / "a" / "x.png",)),
+        ("a/y", ()),
+        ("z", (tmp_path / "out" / "z.png",)),
+    ]
+    expected = np.zeros((4, 5), dtype=bool)
+    expected[:2, :2] = expected[1:4, 3:5] = True
+    np.testing.assert_array_equal(read_mask(x.masks), expected)
+    assert not read_mask(z.masks).any()
+    assert read_mask(z.masks).shape == (4, 5)
+
+
+def test_masks_and_annotations_in_one_folder(tmp_path: Path) -> None:
+    for name in ("x", "y", "z"):
+        _picture(tmp_path / "images" / f"{name}.jpg")
+    mask = _picture(tmp_path / "masks" / "x_mask.png")
+    _labelme(tmp_path / "masks" / "y.json", (0, 0, 2, 2), image="elsewhere/y.jpg")
+    _labelme(tmp_path / "masks" / "other name.json", (0, 0, 1, 1), image="z.jpg")
+    x, y, z = read_folder(tmp_path, drawn=tmp_path / "out")
+    assert x.masks == (mask,)
+    assert (read_mask(y.masks).sum(), read_mask(z.masks).sum()) == (4, 1)
+    assert read_folder(tmp_path / "images", tmp_path / "masks", drawn=tmp_path / "out") == [x, y, z]
+
+
+@pytest.mark.parametrize("place", ["annotations.json", "annotations/instances_default.json", "images/_all.coco.json"])
+def test_coco_where_tools_put_it(tmp_path: Path, place: str) -> None:
+    for name in ("a/x.png", "a/y.png", "z.png"):
+        _picture(tmp_path / "images" / name)
+    boxes: dict[str, list[tuple[int, int, int, int]]] = {"a/x.png": [(0, 0, 2, 2), (3, 0, 5, 1)], "z.png": []}
+    _coco(tmp_path / place, boxes, height=4, width=5)
+    folder = tmp_path / "images" if place.startswith("images") else tmp_path
+    x, y, z = read_folder(folder, drawn=tmp_path / "out")
+    assert [bool(record.masks) for record in (x, y, z)] == [True, False, True]
+    assert (read_mask(x.masks).sum(), read_mask(z.masks).sum()) == (6, 0)
+
+
+def test_a_coco_file_by_its_path_that_forgot_the_folders(tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png", "b/y.png"):
+        _picture(tmp_path / "in" / name)
+    file = _coco(tmp_path / "c.json", {"y.png": [(0, 0, 1, 1)]})
+    records = read_folder(tmp_path / "in", file, drawn=tmp_path / "out")
+    assert [record.case_id for record in records if record.masks] == ["b/y"]
+    _coco(file, {"x.png": []})  # could be either
+    with pytest.raises(ValueError, match=r"1 masks have no image .*x\.png"):
+        read_folder(tmp_path / "in", file, drawn=tmp_path / "out")
+
+
+def test_only_the_given_masks_count(tmp_path: Path) -> None:
+    _picture(tmp_path / "in" / "x.png")
+    _labelme(tmp_path / "in" / "x.json", (0, 0, 2, 2))
+    mask = _picture(tmp_path / "masks" / "x.png")
+    assert read_folder(tmp_path / "in", tmp_path / "masks")[0].masks == (mask,)
+    [record] = read_folder(tmp_path / "in", tmp_path / "in", drawn=tmp_path / "out")  # no image is its own mask
+    assert read_mask(record.masks).sum() == 4
+
+
+def test_annotations_that_are_refused(tmp_path: Path) -> None:
+    images, out = tmp_path / "in", tmp_path / "out"
+    for name in ("x.png", "y.png"):
+        _picture(images / name)
+    first, second = _labelme(images / "x.json", (0, 0, 2, 2)), images / "y.json"
+    with pytest.raises(ValueError, match=r"x\.json is an annotation file: name a folder"):
+        read_folder(images)
+    with pytest.raises(ValueError, match="among the images of"):
+        read_folder(images, drawn=images / "labels")
+    _labelme(second, imageHeight=5, imageWidth=4)
+    with pytest.raises(ValueError, match=r"1 annotations .*y\.json is for 4 x 5, .*y\.png has 5 x 4"):
+        read_folder(images, drawn=out)
+    second.write_text(first.read_text()[:20])
+    _labelme(images / "gone.json")
+    with pytest.raises(ValueError, match=r"y\.json is no JSON .*; 1 masks have no image in .*gone\.png"):
+        read_folder(images, drawn=out)
+    (images / "gone.json").unlink()
+    second.unlink()
+    _coco(images / "all.json", {"x.png": []})
+    with pytest.raises(ValueError, match=r"1 images have several masks: x \(all\.json, x\.json\)"):
+        read_folder(images, drawn=out)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"other\.json is neither of labelme nor of COCO"):
+        read_folder(images, tmp_path / "other.json", drawn=out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no image and no annotation"):
+        read_folder(images, tmp_path / "empty", drawn=out)
+    assert not out.exists()
+
+
+def test_outlines_that_nobody_changed_are_told(tmp_path: Path) -> None:
+    _picture(tmp_path / "in" / "x.png")
+    digest = proposal_digest([Shape(False, (np.array([[0, 0], [2, 0], [2, 2], [0, 2]]),))])
+    _labelme(tmp_path / "in" / "x.json", (0, 0, 2, 2), phnet_proposal=digest)
+    with pytest.warns(UserWarning, match="1 images have the outlines that the model proposed, unchanged: x"):
+        [record] = read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    assert read_mask(record.masks).sum() == 4
 
 
 @pytest.mark.real_data

@@ -1,0 +1,90 @@
+"""Outlines of annotation files as mask files, which is what datalists name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from phnet_monai.data.annotations import Annotation, draw_mask
+from phnet_monai.data.decode import DecodeError, read_image
+from phnet_monai.data.records import shorten
+from phnet_monai.files import atomic_writer
+
+
+def draw_annotations(
+    annotations: Mapping[str, Annotation],
+    images: Mapping[str, Path],
+    drawn: str | PathLike[str] | None,
+    folder: Path,
+) -> dict[str, Path]:
+    """Draw each annotation as a mask of its image's size.
+
+    Args:
+        annotations: by case.
+        images: the image of every case.
+        drawn: folder for the masks (0 and 255): case `a/x` becomes `a/x.png` there.
+        folder: where the images lie.
+
+    Returns:
+        mask file by case. A case whose image cannot be read is left out.
+
+    Raises:
+        ValueError: annotations are of another size than their image (all are listed; nothing is drawn), or `drawn` is
+            missing or among the images.
+    """
+    if not annotations:
+        return {}
+    if drawn is None:
+        example = next(iter(annotations.values())).source
+        raise ValueError(f"{example} is an annotation file: name a folder into which its mask can be drawn (drawn).")
+    if Path(drawn).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"the masks of the annotations would be drawn into {drawn}, among the images of {folder}, and be taken for "
+            "images the next time. Choose another output folder."
+        )
+    sizes = {case: size for case in annotations if (size := _size_of(images[case])) is not None}
+    wrong = [
+        f"{entry.source} is for {_text(entry.size)}, {images[case]} has {_text(sizes[case])}"
+        for case, entry in annotations.items()
+        if entry.size is not None and entry.size != sizes.get(case, entry.size)
+    ]
+    if wrong:
+        raise ValueError(f"{len(wrong)} annotations are of another size than their image: {shorten(wrong)}.")
+    _warn_of_untouched(annotations)
+    return {case: _draw(annotations[case], size, Path(drawn) / f"{case}.png") for case, size in sizes.items()}
+
+
+def _draw(annotation: Annotation, size: tuple[int, int], path: Path) -> Path:
+    mask = Image.fromarray(draw_mask(annotation.shapes, size).astype(np.uint8) * 255)
+    with atomic_writer(path) as stream:
+        mask.save(stream, format="PNG")
+    return path
+
+
+def _size_of(image: Path) -> tuple[int, int] | None:
+    """(H, W) as displayed; None for a file that cannot be read, which `prepare` reports together with all others."""
+    try:
+        height, width = read_image(image).shape
+    except DecodeError:
+        return None
+    return height, width
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}"
+
+
+def _warn_of_untouched(annotations: Mapping[str, Annotation]) -> None:
+    names = [case for case, entry in annotations.items() if entry.untouched]
+    if names:
+        warnings.warn(
+            f"{len(names)} images have the outlines that the model proposed, unchanged: {shorten(names)}. They count "
+            "as outlined; remove the annotation files of those that nobody has checked.",
+            UserWarning,
+            stacklevel=4,
+        )

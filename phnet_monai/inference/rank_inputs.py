@@ -1,0 +1,90 @@
+"""What `phnet rank` chooses from, what is outlined already, and which output folders are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phnet_monai.data.datalist import FILE_NAME, load_datalist
+from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.inference.files import check_out, check_paths, find_scans
+
+TABLE_FILE, SETTINGS_FILE = "ranking.csv", "ranking.json"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures by the names that results show.
+
+    Attributes:
+        candidates: unlabeled pictures; the name is the path below the input.
+        outlined: pictures that somebody has outlined; the name is the whole path.
+        passed_over: how many files of the input are outlined, or in a validation or test part.
+        unread: how many files of the input are no pictures (NIfTI, DICOM), which annotation tools do not open.
+    """
+
+    candidates: dict[str, Path]
+    outlined: dict[str, Path] = field(default_factory=dict)
+    passed_over: int = 0
+    unread: int = 0
+
+
+def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = None) -> Pool:
+    """The pictures of `source` (a picture, a folder with its subfolders, or a pattern) without those of `labeled`.
+
+    Args:
+        source, out: see `files.check_paths`.
+        labeled: a datalist, whose labeled part counts as outlined and whose validation and test parts are left out of
+            the choice; or a folder of pictures, which all count as outlined.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: the paths do not fit, or `labeled` holds no picture.
+    """
+    source, _ = check_paths(source, out)
+    found = find_scans(source)
+    pictures = [scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
+    outlined, taken = ([], set()) if labeled is None else _labeled(Path(labeled))
+    candidates = {
+        scan.as_posix(): found.folder / scan for scan in pictures if (found.folder / scan).resolve() not in taken
+    }
+    return Pool(
+        candidates,
+        {str(path): path for path in outlined},
+        passed_over=len(pictures) - len(candidates),
+        unread=len(found.scans) - len(pictures),
+    )
+
+
+def _labeled(labeled: Path) -> tuple[list[Path], set[Path]]:
+    """Outlined pictures, and the real paths of all that must not be asked for."""
+    if labeled.is_dir() and not (labeled / FILE_NAME).is_file():
+        found = find_scans(labeled)
+        outlined = [found.folder / scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
+        if not outlined:
+            raise FileNotFoundError(
+                f"{labeled} holds no picture and no {FILE_NAME}; give outlined images or a datalist"
+            )
+        return outlined, {path.resolve() for path in outlined}
+    if not labeled.exists():
+        raise FileNotFoundError(f"{labeled}: no such datalist or folder of outlined images")
+    parts = load_datalist(labeled)
+    taken = {Path(entry["image"]).resolve() for part in ("labeled", "validation", "test") for entry in parts[part]}
+    return [Path(entry["image"]) for entry in parts["labeled"]], taken
+
+
+def check_rank_out(out: str | Path, *, export: str | None, overwrite: bool) -> Path:
+    """`out` as a path, once it is clear that nothing of value would be replaced.
+
+    Raises:
+        NotADirectoryError: it, or a folder above it, is a file.
+        FileExistsError: it holds a ranking and `overwrite` is false, or outlines exported earlier.
+    """
+    out = check_out(out)
+    if (out / TABLE_FILE).exists() and not overwrite:
+        raise FileExistsError(f"{out} holds an earlier ranking. Choose another folder, or replace it with --overwrite.")
+    if export is not None and (out / export).exists():
+        raise FileExistsError(
+            f"{out / export} exists and may hold outlines that somebody has corrected; it is never replaced. Move it "
+            "away, or choose another output folder."
+        )
+    return out
