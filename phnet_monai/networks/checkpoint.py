@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
 from phnet_monai.files import atomic_writer
+from phnet_monai.networks.description import CheckpointError, bundle_model, check_info, described
 from phnet_monai.networks.ensemble import Ensemble, Fitted, network_argument
 from phnet_monai.networks.phnet import PHNet
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the file and the reason."""
+from phnet_monai.networks.tensor_file import is_safetensors, read_safetensors
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Tensors and plain values of a checkpoint file (`weights_only=True`: a pickled program is refused).
+
+    A safetensors file of `phnet export` is read as a checkpoint with one network.
 
     Raises:
         FileNotFoundError, CheckpointError.
@@ -28,6 +28,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
+    if is_safetensors(path):
+        return read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip errors, pickle errors, EOF: torch raises many kinds
@@ -45,34 +47,50 @@ def network_weights(checkpoint: dict[str, Any], path: str | Path, which: str = "
     """Weights of `which` (`teacher` or `student`) in a checkpoint; the student's, where no teacher was trained."""
     if which not in ("teacher", "student"):
         raise ValueError(f"which is {which!r}, expected 'teacher' or 'student'")
-    weights = checkpoint.get(which) or checkpoint.get("student")
-    if weights is None and checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
-        weights = checkpoint  # a plain state dict, as bundles ship it
-    if not isinstance(weights, dict):
+    weights = checkpoint.get(which)
+    if weights is None:
+        weights = checkpoint if _is_state_dict(checkpoint) else checkpoint.get("student")  # plain, as bundles ship them
+    if not _is_state_dict(weights):
         raise CheckpointError(
-            f"{path}: found the entries {sorted(checkpoint)}, expected 'student' or 'teacher' among them"
+            f"{path}: found the entries {sorted(map(str, checkpoint))}, expected 'student' or 'teacher' among them, "
+            "with tensors by name"
         )
     return weights
+
+
+def _is_state_dict(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
+    """Whether `content` is a dictionary of tensors by name, with at least one of them."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items())
+    )
 
 
 def load_checkpoint(
     path: str | Path, device: str | torch.device = "cpu", which: str = "teacher"
 ) -> tuple[PHNet | Ensemble, dict[str, Any]]:
-    """Rebuild the network of a training checkpoint for inference: eval mode, no projector.
+    """Rebuild the network of trained weights for inference: eval mode, float32, no projector.
+
+    Args:
+        path: a checkpoint of `phnet train`, a safetensors file of `phnet export`, a plain state dict with a
+            description beside it (`description.described`), or a bundle's folder.
 
     Returns:
         The network (an `Ensemble` where the training had several teachers) and the checkpoint's `info`: `network`
         (arguments), `input` (`size`, `pad_value`), `method`, ...
+
+    Raises:
+        FileNotFoundError, CheckpointError.
     """
+    path = bundle_model(path) if Path(path).is_dir() else path
     checkpoint = read_checkpoint(path)
-    info = checkpoint.get("info")
-    if not isinstance(info, dict) or "network" not in info or "input" not in info:
-        raise CheckpointError(f"{path}: has no 'info' with the network's arguments; expected a file of `phnet train`")
+    info = described(path) if _is_state_dict(checkpoint) else check_info(checkpoint.get("info"), path)
     weights = network_weights(checkpoint, path, which)
     try:
         network = _build(info, _member_count(weights))
-    except TypeError as error:
-        raise CheckpointError(f"{path}: its network has arguments that this version does not know ({error})") from error
+    except Exception as error:  # values of a foreign file may be anything, and so are the errors that they lead to
+        raise CheckpointError(f"{path}: its network cannot be built by this version ({error})") from error
     load_weights(network, weights, path)
     return network.to(device).eval(), info
 
@@ -83,7 +101,12 @@ def _member_count(weights: dict[str, torch.Tensor]) -> int:
 
 
 def _build(info: dict[str, Any], members: int) -> PHNet | Ensemble:
-    networks = [PHNet(**{**info["network"], "embedding_size": None}) for _ in range(max(1, members))]
+    encoder = info["network"].get("encoder", "")
+    if not re.fullmatch(r"[\w.-]*", encoder):  # `hf-hub:owner/name` would ask a server
+        raise ValueError(f"encoder {encoder!r} is no name of segmentation-models-pytorch or timm")
+    # the weights come from the file: none are looked for elsewhere
+    arguments = {**info["network"], "embedding_size": None, "weights": None}
+    networks = [PHNet(**arguments) for _ in range(max(1, members))]
     return Ensemble(networks, info.get("ensemble", {}).get("average", "probs")) if members else networks[0]
 
 

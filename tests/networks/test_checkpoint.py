@@ -12,6 +12,7 @@ import torch
 
 from phnet_monai.networks import CheckpointError, export_state_dict, load_checkpoint, read_checkpoint
 from phnet_monai.networks.checkpoint import load_weights, network_weights
+from phnet_monai.networks.tensor_file import is_safetensors, safetensors_bytes
 
 
 class Malicious:
@@ -94,9 +95,61 @@ def test_without_info_or_weights(tmp_path, checkpoint, tiny):
     torch.save(tiny().state_dict(), tmp_path / "plain.pt")
     with pytest.raises(CheckpointError, match=r"plain\.pt: has no 'info'"):
         load_checkpoint(tmp_path / "plain.pt")
-    torch.save({"info": read_checkpoint(checkpoint)["info"]}, tmp_path / "empty.pt")
+    info = read_checkpoint(checkpoint)["info"]
+    torch.save({"info": info}, tmp_path / "empty.pt")
     with pytest.raises(CheckpointError, match=r"found the entries \['info'\], expected 'student' or 'teacher'"):
         load_checkpoint(tmp_path / "empty.pt")
+
+
+@pytest.mark.parametrize("weights", [torch.zeros(3), {}, {"w": 1}, {1: torch.zeros(1)}, "x"])
+def test_weights_that_are_none(checkpoint, weights):
+    content = read_checkpoint(checkpoint)
+    torch.save({**content, "teacher": weights}, checkpoint)
+    with pytest.raises(CheckpointError, match="with tensors by name"):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": None}, "has no 'info'"),
+        ({"network": [1]}, "has no 'info'"),
+        ({"input": {"size": "32", "pad_value": 0.1}}, "size '32'"),
+        ({"input": {"size": True, "pad_value": 0.1}}, "size True"),
+        ({"input": {"size": 32, "pad_value": 1.5}}, "pad_value 1.5"),
+        ({"network": {"decoder": "cubes"}}, "cannot be built by this version .*unknown decoder 'cubes'"),
+        ({"network": {"colour": 3}}, "cannot be built by this version"),
+        ({"network": {"encoder": "tu-hf-hub:a/b", "decoder": "unet"}}, "is no name of"),
+    ],
+)
+def test_descriptions_of_another_form(checkpoint, change, message):
+    content = read_checkpoint(checkpoint)
+    torch.save({**content, "info": {**content["info"], **change}}, checkpoint)
+    with pytest.raises(CheckpointError, match=rf"last\.pt: .*{message}"):
+        load_checkpoint(checkpoint)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rebuilt_in_single(checkpoint, dtype):
+    content, whole = read_checkpoint(checkpoint), load_checkpoint(checkpoint)[0]
+    content["teacher"] = {n: t.to(dtype) if t.is_floating_point() else t for n, t in content["teacher"].items()}
+    torch.save(content, checkpoint)
+    network, _ = load_checkpoint(checkpoint)
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert torch.allclose(network(image()), whole(image()), atol=0.02)
+
+
+def test_safetensors_are_read_as_a_checkpoint(checkpoint, tmp_path):
+    content = read_checkpoint(checkpoint)
+    file = tmp_path / "any.name"
+    file.write_bytes(safetensors_bytes(content["teacher"], content["info"]))
+    assert is_safetensors(file)
+    assert not is_safetensors(checkpoint)
+    found = read_checkpoint(file)
+    assert found["info"] == content["info"]
+    assert all(torch.equal(tensor, content["teacher"][name]) for name, tensor in found["student"].items())
+    assert torch.equal(load_checkpoint(file)[0](image()), load_checkpoint(checkpoint)[0](image()))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
