@@ -61,7 +61,7 @@ def _segment(out: Path, datalist: Path) -> None:
     for item in load_part(datalist, "test"):
         source = Path(item["image"])
         (folder / source.name).write_bytes(source.read_bytes())
-    infer_folder(folder, out / "segmented", Predictor.from_checkpoint(out / "phnet" / "last.pt"))
+    infer_folder(folder, out / "segmented", Predictor.from_model(out / "phnet" / "last.pt"))
 
 
 def format_demo(result: dict[str, Any]) -> str:

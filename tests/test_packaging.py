@@ -20,7 +20,8 @@ from phnet_monai import __version__
 
 ROOT = Path(__file__).parents[1]
 NOT_SOURCE = (".git", ".venv", ".*_cache", "__pycache__", "dist", "build", "demo_out", "shared", "*.pt")
-STRAY = ("runs/phnet/last.pt", "eval/mask.png", "data/datalist.json", "models/model.pt")
+STRAY = ("runs/phnet/last.pt", "eval/mask.png", "data/datalist.json", "models/other.pt")
+MODEL = "bundle/models/model.pt"
 
 
 def call(words: Sequence[str | Path], *, cwd: Path, **environment: str) -> str:
@@ -39,6 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("hatchling", reason="needs phnet-monai[dev]")
     source = tmp_path_factory.mktemp("source") / "checkout"
     shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    shutil.copy(ROOT / MODEL, source / MODEL)
     for name in STRAY:
         (source / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
         (source / "bundle" / name).write_bytes(b"left behind by a run")
@@ -68,7 +70,11 @@ def test_wheel_carries_package_bundle_and_licence(wheel: Path, names: list[str])
         "bundle/configs/methods/phnet.json",
     } <= set(configs)
     modules = [path.relative_to(ROOT).as_posix() for path in (ROOT / "phnet_monai").rglob("*.py")]
-    wanted = {f"phnet_monai/{name}" for name in configs} | set(modules) | {"phnet_monai/bundle/LICENSE"}
+    wanted = (
+        {f"phnet_monai/{name}" for name in configs}
+        | set(modules)
+        | {"phnet_monai/bundle/LICENSE", f"phnet_monai/{MODEL}"}
+    )
     assert sorted(wanted - set(names)) == []
     info = f"phnet_monai-{__version__}.dist-info"
     assert read(wheel, f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")

@@ -16,11 +16,12 @@ def evaluate(
     which: Literal["teacher", "student"] = "teacher",
     batch_size: int = 8,
     device: str = "auto",
+    report: bool = False,
 ) -> int:
     """Score a trained network, or several as one ensemble, on one part of a datalist.
 
-    Writes the scores per image and their summary to OUT. Several checkpoints (a.pt b.pt c.pt DATALIST OUT) answer
-    by their mean probability; their networks may be of different kinds and input sizes.
+    Writes the scores per image and their summary to OUT, with --report a page to look through. Several checkpoints
+    (a.pt b.pt c.pt DATALIST OUT) answer by their mean probability; their networks may be of different kinds and input sizes.
 
     Args:
         checkpoint: file written by `phnet train`, or several of them
@@ -30,6 +31,7 @@ def evaluate(
         which: the averaged network (teacher) or the trained one (student)
         batch_size: images per forward pass
         device: auto, cpu, cuda, cuda:1, ...
+        report: also write OUT/report.html, every image with both outlines, worst Dice first
     """
     from phnet_monai.cli.train import datalist_file
     from phnet_monai.inference.files import check_out
@@ -45,6 +47,12 @@ def evaluate(
 
     summary = evaluate_run(files, list_file, out, part=part, device=device, batch_size=batch_size, which=which)
     print(format_summary(summary))
+    if report:
+        from phnet_monai.inference import Predictor
+        from phnet_monai.inference.evaluation import report_evaluation
+
+        predictor = Predictor.from_model(files, device, which=which, batch_size=batch_size)
+        print(f"\n{report_evaluation(predictor, list_file, out, summary, part=part)}")
     return 0
 
 

@@ -1,18 +1,21 @@
 """`phnet COMMAND ...`: check the arguments, run the command through Google Fire, show errors as one line.
 
-Exit codes: 0 done; 2 a wrong command line, path or value; 3 some files failed; 4 nothing to do; 130
-interrupted by Ctrl-C; 1 a defect (with its traceback). `PHNET_DEBUG=1` shows the traceback of every error.
+Exit codes: 0 done; 2 a wrong command line, path or value; 3 some files failed; 4 nothing to do; 130 interrupted by
+Ctrl-C, 143 ended by SIGTERM; 1 a defect (with its traceback). `PHNET_DEBUG=1` shows the traceback of every error.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import types
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from phnet_monai import __version__
 from phnet_monai.cli.arguments import (
@@ -28,12 +31,18 @@ from phnet_monai.cli.arguments import (
 from phnet_monai.cli.compare import compare
 from phnet_monai.cli.demo import demo
 from phnet_monai.cli.evaluate import evaluate
+from phnet_monai.cli.export import export
 from phnet_monai.cli.infer import infer
 from phnet_monai.cli.prepare import Prepare
+from phnet_monai.cli.rank import rank
 from phnet_monai.cli.train import train
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 USER_ERROR = 2
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: everything that cleans up after Ctrl-C does so after it, too."""
 
 
 class Commands(dict[str, Any]):
@@ -43,7 +52,16 @@ class Commands(dict[str, Any]):
     """
 
 
-COMMANDS = Commands(prepare=Prepare(), train=train, evaluate=evaluate, infer=infer, compare=compare, demo=demo)
+COMMANDS = Commands(
+    prepare=Prepare(),
+    train=train,
+    evaluate=evaluate,
+    infer=infer,
+    rank=rank,
+    export=export,
+    compare=compare,
+    demo=demo,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end the job
             stream.reconfigure(errors="backslashreplace")
     try:
-        return run(list(sys.argv[1:] if argv is None else argv))
+        with _terminated_like_interrupted():
+            return run(list(sys.argv[1:] if argv is None else argv))
+    except Terminated:
+        print("\nphnet: ended by SIGTERM", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("\nphnet: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -65,6 +87,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"phnet: {one_line(error)}", file=sys.stderr)
         return USER_ERROR
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated` in the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(words: list[str]) -> int:

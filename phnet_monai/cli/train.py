@@ -38,7 +38,7 @@ def train(
         config: configuration files, or names of shipped ones (ablations/table2_I), laid over profile and
             method in this order: a.json,b.json, or repeated
         seed: for weights, sampling and augmentation
-        init: checkpoint to start from, weights only
+        init: checkpoint to start from, weights only; default: the model that comes with phnet (profile cpu)
         resume: go on from the last checkpoint in OUT
         device: auto, cpu, cuda, cuda:1, ...
         amp: reduced precision on a GPU; the profile decides where it is not given
@@ -46,6 +46,10 @@ def train(
     """
     from phnet_monai.inference.files import check_out
 
+    if init == "default" and not Path(init).exists():
+        from phnet_monai.inference.models import default_model
+
+        init = str(default_model())
     files = config_files(config or [])
     named = [("--config", file) for file in files if Path(file).suffix == ".json" or "/" not in file]
     for name, path in (("--init", init), *named):

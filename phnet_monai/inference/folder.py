@@ -1,89 +1,45 @@
-"""A folder of images -> masks, overlays and probabilities, with a record of what was done.
+"""A folder of scans -> masks, measurements, pictures and a report, with a record of what was done.
 
-Results lie below OUT as the images lie below INPUT (names: see `files.result_names`): `masks/` (0 and 255,
-of the image's own size), `overlays/` and, on request, `probabilities/` (8-bit). `run.json` holds settings,
-versions, counts and the fate of each file. A file that cannot be read or segmented is reported and does not
-stop the others.
+Results lie below OUT as the scans lie below INPUT (names: see `files.result_keys`): `masks/` in the format of the scan,
+on request `overlays/`, `hardness/` and `probabilities/`; `frames/` holds the pictures of scans with several frames.
+`lesions.csv`, `lesions.json`, `report.html` and `run.json` tell of the whole folder. A file that cannot be read or
+segmented is reported and does not stop the others.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
 from phnet_monai import __version__
-from phnet_monai.data.decode import read_image
-from phnet_monai.files import write_json
-from phnet_monai.inference.files import RESULT_FOLDERS, check_paths, find_images, result_names
-from phnet_monai.inference.overlay import draw_overlay
-from phnet_monai.inference.writers import write_mask, write_png, write_probabilities
+from phnet_monai.files import locked, remove_partial_files
+from phnet_monai.inference.files import RESULT_FOLDERS, check_paths, find_scans
+from phnet_monai.inference.frames import FrameSettings
+from phnet_monai.inference.naming import plan_jobs
+from phnet_monai.inference.pipeline import Pipeline
+from phnet_monai.inference.records import Job, discard, finished_record
+from phnet_monai.inference.shards import Shard, current_shard
+from phnet_monai.inference.summary import (
+    DONE,
+    FAILED,
+    RUN_FILE,
+    SKIPPED,
+    FileRecord,
+    FolderResult,
+    write_html,
+    write_run_file,
+    write_tables,
+)
 
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor
-
-RUN_FILE = "run.json"
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
-SOME_FAILED, NOTHING_TO_DO = 3, 4
-_READERS = 2
-"""Threads that decode the next images while the network works on the present ones."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What became of one image: `status` is done, skipped (finished earlier) or failed, then with a `reason`."""
-
-    image: str
-    status: str
-    mask: str | None = None
-    reason: str | None = None
-    height: int | None = None
-    width: int | None = None
-    lesion_pixels: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class FolderResult:
-    """What became of a folder, in the order of its images."""
-
-    out: Path
-    files: list[FileRecord] = field(default_factory=list)
-
-    def with_status(self, status: str) -> list[FileRecord]:
-        return [record for record in self.files if record.status == status]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        found = Counter(record.status for record in self.files)
-        return {status: found[status] for status in (DONE, SKIPPED, FAILED)}
-
-    @property
-    def exit_code(self) -> int:
-        """0 all well, 3 some files failed, 4 there was no image."""
-        if not self.files:
-            return NOTHING_TO_DO
-        return SOME_FAILED if self.with_status(FAILED) else 0
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One image, its name below INPUT, the name of its results below each result folder, and the files to write."""
-
-    image: Path
-    name: Path
-    result: Path
-    targets: dict[str, Path]
 
 
 def infer_folder(
@@ -92,65 +48,150 @@ def infer_folder(
     predictor: Predictor,
     *,
     overlays: bool = True,
+    hardness: bool = False,
     probabilities: bool = False,
-    threshold: float = 0.5,
+    settings: FrameSettings | None = None,
+    report: bool = True,
+    anonymize: bool = False,
     overwrite: bool = False,
+    limit: int | None = None,
+    fail_fast: bool = False,
     quiet: bool = False,
 ) -> FolderResult:
-    """Segment one image or all images of a folder.
+    """Segment one scan, all scans of a folder, or those that a pattern matches.
+
+    Under `torchrun` every process does its share; the first one writes tables, report and run.json of all.
 
     Args:
-        input: an image, or a folder that is searched with its subfolders.
+        input: a scan, a folder that is searched with its subfolders, or a pattern such as `scans/**/*.dcm`.
         out: folder for the results; made where it is missing. It must not lie in `input`.
         predictor: the model.
-        overlays, probabilities: which results to write besides the masks.
-        threshold: a pixel is lesion where its probability is above this, in (0, 1).
-        overwrite: do finished images again. Else an image counts as finished where all asked results are
-            there.
+        overlays, hardness, probabilities: which results to write besides the masks.
+        settings: threshold, post-processing, spacing.
+        report: write report.html.
+        anonymize: replace file names by hashes of the files' content everywhere in the results.
+        overwrite: do finished scans again. Else a scan counts as finished where its record says that the same
+            file was segmented and all asked results are there, whole.
+        limit: do at most this many scans now.
+        fail_fast: stop at the first scan that fails.
         quiet: no progress bar (it is shown on terminals only) and no summary; failures are still listed on stderr.
 
     Returns:
-        what became of each image. With no image at all nothing is written.
+        what became of each scan (under `torchrun`, in the first process, of all; in the others of their share). With
+        no scan at all nothing is written.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: the paths do not fit (see `files.check_paths`),
-            the threshold is not in (0, 1), or `out` holds results of another model or threshold, which
-            would be mixed with the new ones.
+        FileNotFoundError, NotADirectoryError, ValueError: the paths do not fit (see `files.check_paths`), or `out`
+            holds results of another model or threshold, which would be mixed with the new ones.
+        BlockingIOError: another run is at work in `out`.
     """
     source, out = check_paths(input, out)
-    settings = {**predictor.settings, "threshold": check_threshold(threshold)}
-    images = find_images(source)
-    if not images:
+    settings = settings or FrameSettings()
+    told = {**predictor.settings, **settings.as_settings(), "anonymize": anonymize}
+    sources = find_scans(source)
+    if not sources.scans:
         return FolderResult(out)
     if not overwrite:
-        check_same_settings(out, settings)
-    kinds = ["masks"] + ["overlays"] * overlays + ["probabilities"] * probabilities
-    jobs = _plan(source, images, out, kinds)
-    # from here on the folder belongs to these settings
-    write_json(out / RUN_FILE, _report(source, settings, FolderResult(out), finished=False))
-    to_do, records = _divide(jobs, out, overwrite=overwrite)
-    try:
-        with tqdm(total=len(to_do), unit="image", disable=True if quiet else None, file=sys.stderr) as bar:
-            for job, record in _run(to_do, predictor, threshold):
-                records[job.name] = record
-                bar.update()
-    finally:  # an interrupted run leaves its record too
-        result = FolderResult(out, [records[job.name] for job in jobs if job.name in records])
-        complete = len(records) == len(jobs)
-        write_json(out / RUN_FILE, _report(source, settings, result, finished=complete))
-    _tell(result, quiet=quiet)
+        check_same_settings(out, told)
+    wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}
+    kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
+    jobs = plan_jobs(sources, kinds, anonymize=anonymize)
+    shown_source = None if anonymize else str(input)
+    shard = current_shard()
+    with _owned(out, shard):
+        if shard.rank == 0:  # from here on the folder belongs to these settings
+            write_run_file(FolderResult(out), told, source=shown_source, finished=False)
+        run = _Run(jobs, shard, out, Pipeline(predictor, out, settings, version=__version__))
+        try:
+            run.work(overwrite=overwrite, limit=limit, fail_fast=fail_fast, quiet=quiet)
+        finally:  # an interrupted run leaves its record too
+            interrupted = sys.exc_info()[0] is not None
+            shares = [run.share()] if interrupted else shard.gather(run.share())
+            result = run.merged(shares or [run.share()])
+            if shard.rank == 0:
+                finished = not interrupted and result.pending == 0
+                write_run_file(result, told, source=shown_source, finished=finished, timing=run.timing())
+        if shard.rank == 0:
+            write_tables(out, jobs)
+            if report:
+                write_html(result, jobs, told)
+            _tell(result, quiet=quiet)
+    shard.close()
     return result
 
 
-def check_threshold(threshold: float) -> float:
-    """`threshold` as float. Raises ValueError unless it is in (0, 1)."""
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must lie between 0 and 1 (both excluded), found {threshold}")
-    return float(threshold)
+class _Run:
+    """The work of this process on its share of the jobs."""
+
+    def __init__(self, jobs: Sequence[Job], shard: Shard, out: Path, pipeline: Pipeline) -> None:
+        self.jobs, self.mine, self.out, self.pipeline = jobs, shard.share(jobs), out, pipeline
+        self.shown = shard.rank == 0
+        self.records: dict[str, FileRecord] = {}
+        self.seconds = 0.0
+
+    def work(self, *, overwrite: bool, limit: int | None, fail_fast: bool, quiet: bool) -> None:
+        if overwrite:  # removed first: a run cut short must not leave masks of two models side by side
+            for job in self.mine:
+                discard(self.out, job)
+        to_do = []
+        for job in self.mine:
+            record = finished_record(self.out, job)
+            if record is None:
+                to_do.append(job)
+            else:
+                self.records[job.name] = FileRecord.of(record, SKIPPED)
+        to_do = to_do[:limit]
+        begun = time.perf_counter()
+        hidden = True if quiet or not self.shown else None  # None: on terminals only
+        bar = tqdm(total=len(to_do), unit="scan", disable=hidden, file=sys.stderr)
+        with bar, closing(self.pipeline.run(to_do)) as results:  # closed: an interrupted run completes what it writes
+            for job, record in results:
+                self.records[job.name] = FileRecord.of(record, DONE)
+                self.seconds = time.perf_counter() - begun
+                bar.update()
+                if fail_fast and self.records[job.name].status == FAILED:
+                    return
+
+    def share(self) -> dict[str, FileRecord]:
+        return self.records
+
+    def merged(self, shares: Sequence[dict[str, FileRecord]]) -> FolderResult:
+        """All shares in the order of the jobs."""
+        found = {name: record for share in shares for name, record in share.items()}
+        files = [found[job.name] for job in self.jobs if job.name in found]
+        return FolderResult(self.out, files, pending=len(self.jobs) - len(files))
+
+    def timing(self) -> dict[str, Any]:
+        """Seconds and frames of this process; the model's loading is not counted."""
+        frames = self.pipeline.frames
+        each = round(frames / self.seconds, 3) if self.seconds else None
+        return {"seconds": round(self.seconds, 3), "frames": frames, "frames_per_second": each}
+
+
+@contextmanager
+def _owned(out: Path, shard: Shard) -> Iterator[None]:
+    """One run per folder at a time; what a killed one left half-written is removed."""
+    if shard.rank > 0:
+        yield
+        return
+    with locked(out, "`phnet infer`"):
+        for name in RESULT_FOLDERS:
+            remove_partial_files(out / name)
+        yield
+
+
+def preview(input: str | Path, out: str | Path, *, kinds: Sequence[str], overwrite: bool, anonymize: bool) -> list[str]:
+    """What a run would do, a line per scan; nothing is written and no model is loaded."""
+    source, out = check_paths(input, out)
+    lines = []
+    for job in plan_jobs(find_scans(source), kinds, anonymize=anonymize):
+        finished = not overwrite and finished_record(out, job) is not None
+        lines.append(f"{'finished' if finished else 'to do'}: {job.name} -> masks/{job.key}")
+    return lines
 
 
 def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError if `out` has a readable run.json of other settings (weights, input size, threshold)."""
+    """Raise ValueError if `out` has a readable run.json of other settings (weights, input size, threshold, ...)."""
     try:
         earlier = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))["settings"]
         compared = [name for name in settings if name != "model"]  # a file may be renamed: its digest counts
@@ -165,136 +206,17 @@ def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _plan(source: Path, images: Sequence[Path], out: Path, kinds: Sequence[str]) -> list[_Job]:
-    folder = source if source.is_dir() else source.parent
-    names = result_names(images)
-    return [_Job(folder / i, i, names[i], {kind: out / kind / names[i] for kind in kinds}) for i in images]
-
-
-def _divide(jobs: Sequence[_Job], out: Path, *, overwrite: bool) -> tuple[list[_Job], dict[Path, FileRecord]]:
-    """Jobs to do, and the records of those that are finished.
-
-    With `overwrite` earlier results are removed first: should this run be cut short, the next one cannot
-    take a mask of another model for one of its own.
-    """
-    if overwrite:
-        for job in jobs:
-            for kind in RESULT_FOLDERS:
-                (out / kind / job.result).unlink(missing_ok=True)
-    finished = [job for job in jobs if all(target.is_file() for target in job.targets.values())]
-    records = {job.name: _record(job, SKIPPED) for job in finished}
-    return [job for job in jobs if job.name not in records], records
-
-
-def _record(job: _Job, status: str, **more: Any) -> FileRecord:
-    mask = None if status == FAILED else (Path("masks") / job.result).as_posix()
-    return FileRecord(job.name.as_posix(), status, mask=mask, **more)
-
-
-def _run(jobs: Sequence[_Job], predictor: Predictor, threshold: float) -> Iterator[tuple[_Job, FileRecord]]:
-    """Read, segment and write the jobs batch by batch; yield each with its record."""
-    batch: list[tuple[_Job, np.ndarray]] = []
-    for job, image in _read_ahead(jobs, 2 * predictor.batch_size):
-        if isinstance(image, BaseException):
-            yield job, _record(job, FAILED, reason=_reason(image))
-            continue
-        batch.append((job, image))
-        if len(batch) == predictor.batch_size:
-            yield from _finish(batch, predictor, threshold)
-            batch = []
-    yield from _finish(batch, predictor, threshold)
-
-
-def _read_ahead(jobs: Iterable[_Job], ahead: int) -> Iterator[tuple[_Job, np.ndarray | BaseException]]:
-    """Each job in order with its image, or with the error of reading it; at most `ahead` images wait in memory."""
-    waiting: list[tuple[_Job, Future[np.ndarray]]] = []
-    with ThreadPoolExecutor(_READERS) as pool:
-        try:
-            for job in jobs:
-                waiting.append((job, pool.submit(read_image, job.image)))
-                if len(waiting) > ahead:
-                    first, future = waiting.pop(0)
-                    yield first, future.exception() or future.result()
-            for first, future in waiting:
-                yield first, future.exception() or future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _finish(
-    batch: Sequence[tuple[_Job, np.ndarray]], predictor: Predictor, threshold: float
-) -> Iterator[tuple[_Job, FileRecord]]:
-    """Segment and write one batch. If it fails, its images are tried one by one, so that only the guilty fail."""
-    try:
-        probs = predictor.predict([image for _, image in batch])
-    except Exception as error:
-        if len(batch) == 1:
-            yield batch[0][0], _record(batch[0][0], FAILED, reason=_reason(error))
-        else:
-            for single in batch:
-                yield from _finish([single], predictor, threshold)
-        return
-    for (job, image), one in zip(batch, probs, strict=True):
-        try:
-            pixels = _write(job, image, one, threshold)
-        except Exception as error:
-            yield job, _record(job, FAILED, reason=_reason(error))
-        else:
-            size = {"height": image.shape[0], "width": image.shape[1]}
-            yield job, _record(job, DONE, lesion_pixels=pixels, **size)
-
-
-def _write(job: _Job, image: np.ndarray, probs: np.ndarray, threshold: float) -> int:
-    """Write all results of one image, the mask last; return the number of lesion pixels."""
-    mask = probs > threshold
-    if "overlays" in job.targets:
-        write_png(job.targets["overlays"], draw_overlay(image, mask, probs))
-    if "probabilities" in job.targets:
-        write_probabilities(job.targets["probabilities"], probs)
-    write_mask(job.targets["masks"], mask)
-    return int(mask.sum())
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _report(source: Path, settings: dict[str, Any], result: FolderResult, *, finished: bool) -> dict[str, Any]:
-    """Content of run.json; `finished` is false while the run goes on, and if it was cut short."""
-    return {
-        "input": str(source),
-        "settings": settings,
-        "versions": _versions(),
-        "finished": finished,
-        "counts": result.counts,
-        "files": [record.as_dict() for record in result.files],
-    }
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"phnet-monai": __version__, "python": platform.python_version()}
-    for package in ("torch", "monai", "numpy", "pillow"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def _tell(result: FolderResult, *, quiet: bool) -> None:
     """Summary on stdout, failures on stderr."""
-    failed = result.with_status(FAILED)
-    for record in failed:
+    for record in result.with_status(FAILED):
         print(f"failed: {record.image}: {record.reason}", file=sys.stderr)
     if quiet:
         return
     done = result.with_status(DONE)
     empty = sum(record.lesion_pixels == 0 for record in done)
     counts = result.counts
+    left = f", {result.pending} left" if result.pending else ""
     print(
         f"{counts[DONE]} segmented ({empty} without lesion), {counts[SKIPPED]} finished earlier, "
-        f"{counts[FAILED]} failed; results in {result.out}"
+        f"{counts[FAILED]} failed{left}; results in {result.out}"
     )

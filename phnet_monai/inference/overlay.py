@@ -9,6 +9,9 @@ PREDICTION_COLOUR = (230, 159, 0)
 TRUTH_COLOUR = (86, 180, 233)
 """Orange and sky blue of Okabe and Ito's palette: told apart from each other and from grey with any colour vision."""
 
+HARDNESS_COLOURS = ((60, 15, 110), (150, 40, 100), (220, 90, 55), (250, 165, 10), (250, 235, 110))
+"""From sure to unsure: growing lightness, so that it reads the same in grey and with any colour vision."""
+
 FILL = 0.18
 """Share of the colour in the fill where the probability is 1."""
 
@@ -47,6 +50,38 @@ def draw_overlay(
         drawn[outer_contour(truth, width)] = TRUTH_COLOUR
     drawn[inner_contour(mask, width)] = PREDICTION_COLOUR
     return drawn
+
+
+def draw_hardness(image: np.ndarray, hardness: np.ndarray) -> np.ndarray:
+    """Colour an image by how unsure the model is of each pixel.
+
+    Args:
+        image: uint8 (H, W).
+        hardness: (H, W) in [0, 1], see `hardness.pixel_hardness`.
+
+    Returns:
+        uint8 (H, W, 3), RGB: grey where hardness is 0, by way of purple and orange to yellow where it is 1.
+
+    Raises:
+        ValueError: arrays of other types or sizes.
+    """
+    _check(image, np.zeros(image.shape, dtype=bool), None, None)
+    if hardness.shape != image.shape:
+        raise ValueError(f"hardness: expected shape {image.shape} as the image, found {hardness.shape}")
+    levels = np.rint(np.clip(hardness, 0, 1) * 255).astype(np.uint8)
+    strength = _HARDNESS_STRENGTH[levels][:, :, None]
+    return np.rint(image[:, :, None] * (1 - strength) + _HARDNESS_COLOURS[levels] * strength).astype(np.uint8)
+
+
+def _hardness_table() -> tuple[np.ndarray, np.ndarray]:
+    """256 colours (256, 3) and how strongly each covers the image (256,), for `draw_hardness`."""
+    level = np.linspace(0, 1, 256)
+    stops = np.linspace(0, 1, len(HARDNESS_COLOURS))
+    channels = [np.interp(level, stops, [colour[k] for colour in HARDNESS_COLOURS]) for k in range(3)]
+    return np.stack(channels, axis=1).astype(np.float32), (0.75 * np.sqrt(level)).astype(np.float32)
+
+
+_HARDNESS_COLOURS, _HARDNESS_STRENGTH = _hardness_table()
 
 
 def contour_width(height: int, width: int) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ class Predictor:
     """A trained network together with how images are brought to its input size and back.
 
     Args:
-        network: module (B, 1, S, S) in [0, 1] -> logits (B, 2, S, S). It is moved to `device` and set to
-            eval mode.
+        network: (B, 1, S, S) in [0, 1] -> logits (B, 2, S, S): a module, which is moved to `device` and set to eval
+            mode, or a function (another runtime).
         size: side S of the network's input, in pixels. None: the network takes images of any size; they are run
             one by one.
         pad_value: grey in [0, 1] that fills the square beside the image, as in training; None where `size` is.
@@ -31,17 +30,20 @@ class Predictor:
         batch_size: images per forward pass.
         channels_last: keep weights and images in the memory layout that convolutions prefer; the results
             differ by rounding only.
+        flip: test-time augmentation: the mean of the answers to the image and to its mirror image (left and right; an
+            ultrasound image has a top), at twice the time.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Callable[[Tensor], Tensor],
         *,
         size: int | None,
         pad_value: float | None,
         device: str | torch.device = "cpu",
         batch_size: int = 8,
         channels_last: bool = True,
+        flip: bool = False,
     ) -> None:
         if (size is not None and size < 1) or batch_size < 1:
             raise ValueError(f"size and batch_size must be at least 1, found {size} and {batch_size}")
@@ -49,53 +51,56 @@ class Predictor:
             raise ValueError(f"pad_value must be a grey in [0, 1], or None with size None, found {pad_value}")
         self.device = pick_device(device)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = network.to(self.device).to(memory_format=self.layout).eval()
+        if isinstance(network, nn.Module):
+            network = network.to(self.device).to(memory_format=self.layout).eval()
+        self.network = network
         self.size = size
         self.pad_value = None if pad_value is None else float(pad_value)
-        self.batch_size = batch_size
-        self.settings: dict[str, Any] = {"size": size, "pad_value": self.pad_value}
+        self.batch_size, self.flip = batch_size, flip
+        self.settings: dict[str, Any] = {"size": size, "pad_value": self.pad_value, "flip": flip}
 
     @classmethod
-    def from_checkpoint(
+    def from_model(
         cls,
         path: str | Path | Sequence[str | Path],
         device: str | torch.device = "auto",
         *,
+        backend: str = "auto",
+        which: str = "teacher",
         batch_size: int = 8,
         channels_last: bool = True,
-        which: str = "teacher",
+        flip: bool = False,
     ) -> Predictor:
-        """The predictor of a checkpoint written by `phnet train`, or of several as an ensemble.
+        """The predictor of whatever `models.load_model` takes: a checkpoint of `phnet train`, several of them as an
+        ensemble, a bundle's folder, a TorchScript or ONNX file.
 
         Args:
-            path: one checkpoint, or several whose mean probability is the answer (`networks.load_ensemble`).
-            device, batch_size, channels_last: see the class.
-            which: "teacher" or "student".
+            path: one model, or several checkpoints whose mean probability is the answer.
+            device, batch_size, channels_last, flip: see the class.
+            backend: `auto`, `torch`, `onnx` or `openvino`.
+            which: "teacher" or "student", of a training checkpoint.
 
         Raises:
-            FileNotFoundError, CheckpointError (a ValueError): a file is missing or no such checkpoint, or the
+            FileNotFoundError, CheckpointError (a ValueError): a file is missing or no such model, or the
                 networks do not fit together.
             ValueError: the device is not there.
         """
-        from phnet_monai.networks import load_ensemble
+        from phnet_monai.inference.models import load_model
 
         device = pick_device(device)  # before the file is read: a wrong name is answered at once
         paths = [path] if isinstance(path, (str, Path)) else list(path)
-        network, info = load_ensemble(paths, device=device, which=which)
+        model = load_model(paths, device=device, backend=backend, which=which)
         predictor = cls(
-            network,
-            size=info["input"]["size"],
-            pad_value=info["input"]["pad_value"],
+            model.network,
+            size=model.size,
+            pad_value=model.pad_value,
             device=device,
             batch_size=batch_size,
             channels_last=channels_last,
+            flip=flip,
         )
-        names, digests = [Path(one).name for one in paths], [sha256_of(one) for one in paths]
-        if len(paths) == 1:
-            checkpoint: dict[str, Any] = {"model": names[0], "model_sha256": digests[0], "which": which}
-        else:
-            checkpoint = {"model": names, "model_sha256": digests, "which": which}
-        predictor.settings = {**checkpoint, **predictor.settings}
+        origin = {"model": model.name, "model_sha256": model.sha256, "backend": model.backend, "which": which}
+        predictor.settings = {**origin, **predictor.settings}
         return predictor
 
     def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -123,7 +128,12 @@ class Predictor:
         return [restore(one, image.shape) for one, image in zip(self._run(fitted), images, strict=True)]
 
     def _run(self, images: Tensor) -> Tensor:
-        return lesion_probs(self.network(images.to(device=self.device, memory_format=self.layout))).cpu()
+        """Probability of lesion (B, S, S) of network inputs (B, 1, S, S)."""
+        images = images.to(device=self.device, memory_format=self.layout)
+        probs = lesion_probs(self.network(images))
+        if self.flip:
+            probs = (probs + lesion_probs(self.network(images.flip(-1))).flip(-1)) / 2
+        return probs.cpu()
 
 
 def lesion_probs(logits: Tensor) -> Tensor:
@@ -157,12 +167,3 @@ def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Consecutive slices of `size` items; the last one may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

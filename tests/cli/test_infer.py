@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_the_masks_are_those_of_the_library(model: str, images: Path, tmp_path: 
     from phnet_monai.inference import Predictor
 
     image = images / "1e3.png"
-    [probs] = Predictor.from_checkpoint(model, "cpu").predict([read_image(image)])
+    [probs] = Predictor.from_model(model, "cpu").predict([read_image(image)])
     threshold = round(float(np.median(probs)), 4)
     words = ["infer", str(image), str(tmp_path / "o"), "--model", model, "--device=cpu"]
     assert main([*words, f"--threshold={threshold}", "--quiet"]) == 0
@@ -76,7 +77,7 @@ def test_several_models_are_an_ensemble(model: str, images: Path, tmp_path: Path
     plain.write_bytes(Path(model).read_bytes())
     models = ["--model", f"{plain},{other}"] if joined else ["--model", model, "--model", str(other)]
     image = images / "1e3.png"
-    probs = [Predictor.from_checkpoint(file, "cpu").predict([read_image(image)])[0] for file in (model, other)]
+    probs = [Predictor.from_model(file, "cpu").predict([read_image(image)])[0] for file in (model, other)]
     threshold = round(float(np.median((probs[0] + probs[1]) / 2)), 4)
     words = ["infer", str(image), str(tmp_path / "o"), *models, "--device=cpu", f"--threshold={threshold}", "--quiet"]
     assert main(words) == 0
@@ -93,7 +94,7 @@ def test_several_models_are_an_ensemble(model: str, images: Path, tmp_path: Path
 
 def test_exit_codes(model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "bad.png").write_bytes(b"no image")
-    line = ["infer", str(images), str(tmp_path / "o"), "-m", model, "--device", "cpu"]
+    line = ["infer", str(images), str(tmp_path / "o"), "--model", model, "--device", "cpu"]
     assert main(line) == 3
     captured = capsys.readouterr()
     assert "failed: bad.png: " in captured.err
@@ -117,8 +118,13 @@ def test_nothing_to_do(model: str, tmp_path: Path, capsys: pytest.CaptureFixture
     ("words", "message"),
     [
         (["{in}/nope", "{out}", "--model", "{model}"], "no such file or folder"),
-        (["{in}", "{out}", "--model", "{in}/nope.pt"], "no such checkpoint"),
-        (["{in}", "{out}", "--model", "{in}"], "no such checkpoint"),
+        (["{in}", "{out}", "--model", "{model}", "--limit", "0"], "--limit must be at least 1"),
+        (["{in}", "{out}", "--model", "{in}/nope.pt"], "no such model"),
+        (["{in}", "{out}", "--model", "{in}"], "no bundle"),
+        (["{in}", "{out}", "--model", "{model}", "--min-area-px", "-1"], "--min-area-px must be at least 0"),
+        (["{in}", "{out}", "--model", "{model}", "--spacing-mm", "0"], "--spacing-mm must be above 0"),
+        (["{in}", "{out}", "--model", "{model}", "--backend", "onnx"], "phnet export"),
+        (["{in}", "{out}", "--model", "{model}", "--backend", "tensorrt"], "--backend"),
         (["{in}", "{in}/out", "--model", "{model}"], "lies in the input folder"),
         (["{in}", "{model}", "--model", "{model}"], "is a file"),
         (["{in}", "{out}", "--model", "{model}", "--threshold", "50"], "--threshold"),
@@ -140,6 +146,82 @@ def test_mistakes(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+def test_dry_run_writes_nothing_and_needs_no_model(
+    images: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["infer", str(images), str(tmp_path / "o"), "--model", model]
+    assert main([*line, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "to do: 1e3.png -> masks/1e3",
+        "to do: Übung/it's.jpg -> masks/Übung/it's",
+    ]
+    assert not (tmp_path / "o").exists()
+    assert main([*line, "--limit", "1", "--quiet"]) == 0
+    assert main([*line, "--dry-run"]) == 0
+    assert [entry.split(":")[0] for entry in capsys.readouterr().out.splitlines()] == ["finished", "to do"]
+
+
+def test_a_pattern(images: Path, tmp_path: Path, model: str) -> None:
+    out = tmp_path / "o"
+    assert main(["infer", str(images / "*" / "*.jpg"), str(out), "--model", model, "--quiet"]) == 0
+    assert [path.relative_to(out).as_posix() for path in (out / "masks").rglob("*.png")] == ["masks/Übung/it's.png"]
+
+
+def test_settings_reach_run_json(images: Path, tmp_path: Path, model: str) -> None:
+    words = [
+        "--flip",
+        "--fill-holes",
+        "--largest-only",
+        "--min-area-px=5",
+        "--spacing-mm=0.1",
+        "--hardness",
+        "--no-report",
+    ]
+    assert main(["infer", str(images), str(tmp_path / "o"), "--model", model, "--quiet", *words]) == 0
+    settings = json.loads((tmp_path / "o" / "run.json").read_text())["settings"]
+    asked = {"flip": True, "fill_holes": True, "largest_only": True, "min_area_px": 5, "spacing_mm": 0.1}
+    assert {name: settings[name] for name in asked} == asked
+    assert (tmp_path / "o" / "hardness" / "1e3.png").is_file()
+    assert not (tmp_path / "o" / "report.html").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_leave_complete_files_and_the_rest_goes_on(
+    images: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    from phnet_monai.inference import Predictor
+
+    out, real, calls = tmp_path / "o", Predictor.predict, []
+
+    def ended(self: Predictor, batch: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(batch))
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        return real(self, batch)
+
+    monkeypatch.setattr(Predictor, "predict", ended)
+    line = ["infer", str(images), str(out), "--model", model, "--batch-size", "1"]
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(line) == code
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not list(out.rglob("*.part"))
+    assert json.loads((out / "run.json").read_text())["finished"] is False
+    for path in out.rglob("*.png"):
+        with Image.open(path) as picture:
+            picture.load()
+    monkeypatch.setattr(Predictor, "predict", real)
+    assert main(line) == 0
+    assert json.loads((out / "run.json").read_text())["finished"] is True
+    assert len(list((out / "masks").rglob("*.png"))) == 2
+
+
+def test_the_model_that_comes_with_the_package(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    assert main(["infer", str(images), str(out), "--device", "cpu", "--quiet"]) == 0
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert (settings["model"], settings["size"]) == ("model.pt", 160)
 
 
 def test_wrong_paths_are_answered_before_torch_is_loaded(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phnet_monai.inference.files import check_paths, find_images, result_names
+from phnet_monai.inference.files import check_paths, find_scans, result_keys, stem
 
 
 def touch(root: Path, *names: str) -> None:
@@ -17,41 +17,74 @@ def touch(root: Path, *names: str) -> None:
 
 
 def named(*images: str) -> dict[str, str]:
-    return {str(k): str(v) for k, v in result_names([Path(i) for i in images]).items()}
+    return {k.as_posix(): v.as_posix() for k, v in result_keys([Path(i) for i in images]).items()}
+
+
+def found(source: Path) -> list[str]:
+    return [scan.as_posix() for scan in find_scans(source).scans]
 
 
 def test_images_by_ending_in_all_subfolders(tmp_path: Path) -> None:
     touch(tmp_path, "b.PNG", "a/x.jpeg", "a/b/y.tif", "notes.txt", "z.dcm", "._b.PNG", ".trash/q.png", "a/.hidden.png")
-    assert [p.as_posix() for p in find_images(tmp_path)] == ["a/b/y.tif", "a/x.jpeg", "b.PNG"]
+    touch(tmp_path, "s.nii", "a/t.NII.GZ", "u.gz", "README")
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    assert found(tmp_path) == ["IM0001", "a/b/y.tif", "a/t.NII.GZ", "a/x.jpeg", "b.PNG", "s.nii", "z.dcm"]
+
+
+def test_patterns(tmp_path: Path) -> None:
+    touch(tmp_path, "day1/a.png", "day1/deep/b.png", "day2/c.dcm", "day2/n.txt", "other/d.png", "day1/.e.png")
+    assert found(tmp_path / "day*") == ["day1/a.png", "day1/deep/b.png", "day2/c.dcm"]
+    assert found(tmp_path / "*" / "*.png") == ["day1/a.png", "other/d.png"]
+    assert found(tmp_path / "**" / "*.png") == ["day1/a.png", "day1/deep/b.png", "other/d.png"]
+    assert find_scans(tmp_path / "day1" / "*.png").folder == tmp_path / "day1"
+    assert found(tmp_path / "nothing*") == []
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
+    touch(tmp_path, "a[1].png", "a1.png")
+    assert found(tmp_path / "a[1].png") == ["a[1].png"]
 
 
 def test_a_single_file(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png")
-    assert find_images(tmp_path / "b.png") == [Path("b.png")]
+    assert found(tmp_path / "b.png") == ["b.png"]
+    assert find_scans(tmp_path / "b.png").folder == tmp_path
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
 def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.png")
     (tmp_path / "a" / "again").symlink_to(tmp_path)
-    assert find_images(tmp_path) == [Path("a/x.png")]
+    assert found(tmp_path) == ["a/x.png"]
 
 
 def test_names_of_results() -> None:
-    assert named("x.jpg", "a/x.png", "a/benign (1).tif", "v1.2.bmp") == {
-        "x.jpg": "x.png",
-        "a/x.png": "a/x.png",
-        "a/benign (1).tif": "a/benign (1).png",
-        "v1.2.bmp": "v1.2.png",
+    assert named("x.jpg", "a/x.png", "a/benign (1).tif", "v1.2.bmp", "s.nii.gz", "d.DCM", "IM0001") == {
+        "x.jpg": "x",
+        "a/x.png": "a/x",
+        "a/benign (1).tif": "a/benign (1)",
+        "v1.2.bmp": "v1.2",
+        "s.nii.gz": "s",
+        "d.DCM": "d",
+        "IM0001": "IM0001",
     }
 
 
 def test_same_stem_in_one_folder_keeps_the_endings() -> None:
-    assert named("a/x.jpg", "a/x.png", "b/x.png") == {
-        "a/x.jpg": "a/x.jpg.png",
-        "a/x.png": "a/x.png.png",
-        "b/x.png": "b/x.png",
+    assert named("a/x.jpg", "a/x.png", "b/x.png", "y.nii.gz", "y.dcm", "y") == {
+        "a/x.jpg": "a/x.jpg",
+        "a/x.png": "a/x.png",
+        "b/x.png": "b/x",
+        "y.nii.gz": "y.nii.gz",
+        "y.dcm": "y.dcm",
+        "y": "y",
     }
+
+
+def test_a_name_that_is_only_an_ending_stays() -> None:
+    assert stem("png") == "png"
+    assert stem("a.nii") == "a"
+    assert stem("a.nii.gz.png") == "a.nii.gz"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +94,7 @@ def test_same_stem_in_one_folder_keeps_the_endings() -> None:
         ("a.jpg", "a.png", "a.jpg.png", "a.jpg.png.png", "a.png.png"),
         ("A.png", "a.jpg"),
         ("x.tif", "x.tiff", "X.TIF", "x.bmp"),
+        ("x.nii", "x.nii.gz", "x.dcm", "x", "x.nii.png"),
     ],
 )
 def test_no_two_images_share_a_name_on_any_disk(images: tuple[str, ...]) -> None:
@@ -75,6 +109,14 @@ def test_out_in_the_input_is_refused(tmp_path: Path) -> None:
     for out in ("in", "in/results", "in/../in/deep/results"):
         with pytest.raises(ValueError, match="lies in the input folder"):
             check_paths(tmp_path / "in", tmp_path / out)
+
+
+def test_out_where_a_pattern_would_find_it_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "in/day1/a.png", "in/o/masks/a.png")
+    for pattern, out in [("in/**/*.png", "in/results"), ("in/*", "in/o")]:
+        with pytest.raises(ValueError, match="lies in the input folder"):
+            check_paths(tmp_path / pattern, tmp_path / out)
+    check_paths(tmp_path / "in/day*", tmp_path / "in/o")  # cannot be matched
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
@@ -93,11 +135,13 @@ def test_input_among_the_results_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_wrong_paths(tmp_path: Path) -> None:
-    touch(tmp_path, "in/a.png", "file", "scan.dcm")
+    touch(tmp_path, "in/a.png", "file", "notes.txt")
     with pytest.raises(FileNotFoundError, match="nope"):
         check_paths(tmp_path / "nope", tmp_path / "o")
-    with pytest.raises(ValueError, match=r"scan\.dcm is no image"):
-        check_paths(tmp_path / "scan.dcm", tmp_path / "o")
+    with pytest.raises(ValueError, match=r"notes\.txt is no image"):
+        check_paths(tmp_path / "notes.txt", tmp_path / "o")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        check_paths(tmp_path / "gone" / "*.png", tmp_path / "o")
     for out in ("file", "file/below"):
         with pytest.raises(NotADirectoryError, match="file is a file"):
             check_paths(tmp_path / "in", tmp_path / out)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phnet_monai.inference import Predictor, folder, infer_folder
-from phnet_monai.inference.folder import RUN_FILE
+from phnet_monai.inference import FrameSettings, Postprocess, Predictor, infer_folder, pipeline
+from phnet_monai.inference.folder import RUN_FILE, preview
 
 EXIF_ORIENTATION = 0x0112
 
@@ -40,7 +40,14 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def tree(root: Path) -> list[str]:
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    """Files below `root`; those that begin with a dot must be the lock alone."""
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    assert [name for name in found if Path(name).name.startswith(".")] in ([], [".lock"])
+    return [name for name in found if name != ".lock"]
+
+
+WHOLE = ["lesions.csv", "lesions.json", "report.html", RUN_FILE]
+"""What tells of the whole folder."""
 
 
 def record(out: Path) -> dict[str, Any]:
@@ -68,18 +75,20 @@ def test_masks_of_the_image_s_size_position_and_values(source: Path, tmp_path: P
     assert not read(tmp_path / "o" / "masks" / "dark.png").any()
     names = ["a.png", "dark.png", "sub/b.png", "sub/c.png"]
     expected = [f"{kind}/{name}" for kind in ("masks", "overlays") for name in names]
-    assert tree(tmp_path / "o") == sorted([*expected, RUN_FILE])
+    records = [f"records/{name}".replace(".png", ".json") for name in names]
+    assert tree(tmp_path / "o") == sorted([*expected, *records, *WHOLE])
     assert read(tmp_path / "o" / "overlays" / "sub" / "b.png").shape == (97, 131, 3)
 
 
 def test_probabilities_and_threshold(source: Path, tmp_path: Path, predictor: Predictor) -> None:
-    options: dict[str, Any] = {"overlays": False, "probabilities": True, "quiet": True}
-    infer_folder(source / "a.png", tmp_path / "o", predictor, threshold=0.9, **options)
-    assert tree(tmp_path / "o") == ["masks/a.png", "probabilities/a.png", RUN_FILE]
+    options: dict[str, Any] = {"overlays": False, "probabilities": True, "report": False, "quiet": True}
+    infer_folder(source / "a.png", tmp_path / "o", predictor, settings=FrameSettings(0.9), **options)
+    names = ["lesions.csv", "lesions.json", "masks/a.png", "probabilities/a.png", "records/a.json", RUN_FILE]
+    assert tree(tmp_path / "o") == names
     probs, mask = read(tmp_path / "o/probabilities/a.png"), read(tmp_path / "o/masks/a.png")
     np.testing.assert_array_equal(probs > 0.9 * 255 + 1, (mask > 0) & (probs > 0.9 * 255 + 1))
     assert not (mask > 0)[probs < 0.9 * 255 - 1].any()
-    infer_folder(source / "a.png", tmp_path / "low", predictor, threshold=0.1, **options)
+    infer_folder(source / "a.png", tmp_path / "low", predictor, settings=FrameSettings(0.1), **options)
     assert (read(tmp_path / "low/masks/a.png") > 0).sum() > (mask > 0).sum()
 
 
@@ -123,7 +132,12 @@ def test_same_stem_never_collides(tmp_path: Path, predictor: Predictor) -> None:
     save(tmp_path / "in" / "x.png", corner_image(60, 60))
     save(tmp_path / "in" / "x.bmp", np.zeros((40, 50), dtype=np.uint8))
     infer_folder(tmp_path / "in", tmp_path / "o", predictor, overlays=False, quiet=True)
-    assert tree(tmp_path / "o") == ["masks/x.bmp.png", "masks/x.png.png", RUN_FILE]
+    assert [n for n in tree(tmp_path / "o") if "/" in n] == [
+        "masks/x.bmp.png",
+        "masks/x.png.png",
+        "records/x.bmp.json",
+        "records/x.png.json",
+    ]
     assert read(tmp_path / "o/masks/x.bmp.png").shape == (40, 50)
     assert read(tmp_path / "o/masks/x.png.png").shape == (60, 60)
     files = {entry["image"]: entry["mask"] for entry in record(tmp_path / "o")["files"]}
@@ -147,15 +161,17 @@ def test_bad_files_do_not_stop_the_others(
     assert "4 segmented (1 without lesion), 0 finished earlier, 3 failed" in captured.out
     content = record(tmp_path / "o")
     assert content["finished"] is True
-    assert content["counts"] == result.counts
+    assert content["counts"] == {**result.counts, "pending": 0}
     by_name = {entry["image"]: entry for entry in content["files"]}
     assert "empty.png" in by_name["empty.png"]["reason"]
     assert by_name["dark.png"] == {
         "image": "dark.png",
         "status": "done",
         "mask": "masks/dark.png",
+        "frames": 1,
         "height": 50,
         "width": 60,
+        "lesions": 0,
         "lesion_pixels": 0,
     }
     assert by_name["a.png"]["lesion_pixels"] == (read(tmp_path / "o/masks/a.png") > 0).sum()
@@ -206,7 +222,7 @@ def test_a_newly_asked_result_is_not_taken_for_finished(source: Path, tmp_path: 
 def test_results_of_two_settings_are_not_mixed(source: Path, tmp_path: Path, predictor: Predictor) -> None:
     infer_folder(source, tmp_path / "o", predictor, quiet=True)
     with pytest.raises(ValueError, match=r"threshold 0\.5 then, 0\.7 now"):
-        infer_folder(source, tmp_path / "o", predictor, threshold=0.7, quiet=True)
+        infer_folder(source, tmp_path / "o", predictor, settings=FrameSettings(0.7), quiet=True)
     predictor.settings["model_sha256"] = "another"
     with pytest.raises(ValueError, match="model_sha256"):
         infer_folder(source, tmp_path / "o", predictor, quiet=True)
@@ -219,30 +235,219 @@ def test_overwrite_cut_short_leaves_no_old_mask_behind(
 ) -> None:
     out = tmp_path / "o"
     infer_folder(source, out, predictor, probabilities=True, quiet=True)
-    written: list[Path] = []
-    real = folder.write_mask
+    predictor.batch_size = 1
+    real, calls = predictor.predict, []
 
-    def interrupted(path: Path, mask: np.ndarray) -> None:
-        if written:
+    def interrupted(images: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(images))
+        if len(calls) > 2:
             raise KeyboardInterrupt
-        written.append(path)
-        real(path, mask)
+        return real(images)
 
-    monkeypatch.setattr(folder, "write_mask", interrupted)
+    monkeypatch.setattr(predictor, "predict", interrupted)
+    again: dict[str, Any] = {"settings": FrameSettings(0.9), "quiet": True}
     with pytest.raises(KeyboardInterrupt):
-        infer_folder(source, out, predictor, threshold=0.9, overwrite=True, quiet=True)
-    assert [out / name for name in tree(out) if name.startswith("masks/")] == written
+        infer_folder(source, out, predictor, overwrite=True, **again)
+    finished = [name.removeprefix("records/") for name in tree(out) if name.startswith("records/")]
+    assert 0 < len(finished) <= 2  # what was with the writers is complete, all else is gone
+    masks = [name.removeprefix("masks/") for name in tree(out) if name.startswith("masks/")]
+    assert [name.replace(".png", ".json") for name in masks] == finished
     assert not any(name.startswith("probabilities/") for name in tree(out))
-    content = record(out)
-    assert content["finished"] is False
-    assert [entry["image"] for entry in content["files"]] == ["a.png"]
-    monkeypatch.setattr(folder, "write_mask", real)
-    assert infer_folder(source, out, predictor, threshold=0.9, quiet=True).counts == {
-        "done": 3,
-        "skipped": 1,
-        "failed": 0,
-    }
+    assert record(out)["finished"] is False
+    monkeypatch.setattr(predictor, "predict", real)
+    counts = infer_folder(source, out, predictor, **again).counts
+    assert counts == {"done": 4 - len(finished), "skipped": len(finished), "failed": 0}
     assert record(out)["finished"] is True
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "record"])
+def test_damaged_results_are_made_again(source: Path, tmp_path: Path, predictor: Predictor, damage: str) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    overlay, kept = out / "overlays" / "sub" / "b.png", (out / "masks" / "sub" / "b.png").read_bytes()
+    if damage == "record":
+        (out / "records" / "sub" / "b.json").write_text('{"version": 1, "image"')
+    elif damage == "removed":
+        overlay.unlink()
+    else:
+        overlay.write_bytes(overlay.read_bytes()[:50] if damage == "truncated" else b"")
+    result = infer_folder(source, out, predictor, quiet=True)
+    assert {entry.image for entry in result.with_status("done")} == {"sub/b.tif"}
+    assert read(overlay).shape == (97, 131, 3)
+    assert (out / "masks" / "sub" / "b.png").read_bytes() == kept
+
+
+def test_a_changed_image_is_done_again(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    save(source / "a.png", corner_image(60, 60))
+    result = infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert [entry.image for entry in result.with_status("done")] == ["a.png"]
+    assert read(tmp_path / "o" / "masks" / "a.png").shape == (60, 60)
+
+
+def test_half_written_files_of_a_killed_run_are_removed(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    left = tmp_path / "o" / "masks" / f".{'0' * 32}.part"
+    own = tmp_path / "o" / "masks" / ".mine.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    own.write_bytes(b"not ours")
+    infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert not left.exists()
+    assert own.exists()
+
+
+def test_two_runs_in_one_folder_are_refused(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    from phnet_monai.files import locked
+
+    with locked(tmp_path / "o", "test"), pytest.raises(BlockingIOError, match="at work"):
+        infer_folder(source, tmp_path / "o", predictor, quiet=True)
+
+
+def test_limit_and_the_rest_later(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    first = infer_folder(source, tmp_path / "o", predictor, limit=3, quiet=True)
+    assert (first.counts["done"], first.pending, first.exit_code) == (3, 1, 0)
+    assert record(tmp_path / "o")["finished"] is False
+    second = infer_folder(source, tmp_path / "o", predictor, limit=3, quiet=True)
+    assert second.counts == {"done": 1, "skipped": 3, "failed": 0}
+    assert record(tmp_path / "o")["finished"] is True
+
+
+def test_fail_fast_stops_at_the_first_failure(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    (source / "b.png").write_bytes(b"no image")
+    predictor.batch_size = 1
+    result = infer_folder(source, tmp_path / "o", predictor, fail_fast=True, quiet=True)
+    assert [(entry.image, entry.status) for entry in result.files] == [("a.png", "done"), ("b.png", "failed")]
+    assert (result.pending, result.exit_code) == (3, 3)
+
+
+def test_the_batch_shrinks_where_memory_does_not_suffice(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = predictor.predict, []
+
+    def small(images: list[np.ndarray]) -> list[np.ndarray]:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(images)
+
+    for index in range(8):
+        save(source / f"more{index}.png", corner_image(30, 30))
+    monkeypatch.setattr(predictor, "predict", small)
+    assert infer_folder(source, tmp_path / "o", predictor, quiet=True).counts["done"] == 12
+    assert sizes[:3] == [4, 2, 1]
+    assert set(sizes[7:]) == {1}  # after the first batch nothing larger is tried
+
+
+def test_several_frames(tmp_path: Path, predictor: Predictor) -> None:
+    import nibabel
+
+    frames = [corner_image(40, 64), np.zeros((40, 64), dtype=np.uint8), corner_image(40, 64)[::-1]]
+    (tmp_path / "in").mkdir()
+    affine = np.diag([-0.2, -0.1, 1, 1])
+    volume = nibabel.Nifti1Image(np.stack([frame.T for frame in frames], axis=-1), affine)
+    volume.header.set_xyzt_units("mm")
+    nibabel.save(volume, tmp_path / "in" / "stack.nii.gz")
+    save(tmp_path / "in" / "single.png", corner_image(40, 64))
+    out = tmp_path / "o"
+    result = infer_folder(tmp_path / "in", out, predictor, hardness=True, probabilities=True, quiet=True)
+    assert result.counts["done"] == 2
+    written = nibabel.load(out / "masks" / "stack.nii.gz")
+    np.testing.assert_allclose(written.affine, affine, rtol=1e-6)
+    masks = np.asarray(written.dataobj)
+    for index, frame in enumerate(frames):
+        if (frame > 128).any():
+            assert dice(masks[:, :, index].T > 0, frame > 128) > 0.95
+    assert not masks[:, :, 1].any()
+    drawn = [f"frames/stack/{kind}/{index:04d}.png" for kind in ("hardness", "overlays") for index in (1, 2, 3)]
+    assert [name for name in tree(out) if name.startswith("frames/")] == drawn
+    assert {"overlays/single.png", "hardness/single.png", "probabilities/stack.nii.gz"} <= set(tree(out))
+    kept = json.loads((out / "records" / "stack.json").read_text())
+    assert [frame["frame"] for frame in kept["frames"]] == [1, 2, 3]
+    assert [len(frame["lesions"]) for frame in kept["frames"]] == [1, 0, 1]
+    lesion = kept["frames"][0]["lesions"][0]
+    assert lesion["area_mm2"] == pytest.approx(lesion["area_px"] * 0.2 * 0.1)
+    assert lesion["area_px"] == pytest.approx(20 * 21, rel=0.1)
+    rows = json.loads((out / "lesions.json").read_text())
+    assert len(rows["lesions"] if isinstance(rows, dict) else rows) == 3
+
+
+def test_a_stack_with_one_bad_frame_fails_as_a_whole(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nibabel
+
+    (tmp_path / "in").mkdir()
+    volume = np.zeros((30, 20, 5), dtype=np.uint8)
+    volume[:, :, 3] = 255
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "in" / "s.nii")
+    real = predictor.predict
+
+    def fragile(images: list[np.ndarray]) -> list[np.ndarray]:
+        if any(image.max() == 255 for image in images):
+            raise RuntimeError("the fourth")
+        return real(images)
+
+    monkeypatch.setattr(predictor, "predict", fragile)
+    result = infer_folder(tmp_path / "in", tmp_path / "o", predictor, quiet=True)
+    assert [entry.reason for entry in result.with_status("failed")] == ["the fourth"]
+    assert tree(tmp_path / "o") == WHOLE
+
+
+def test_postprocessing_and_spacing_reach_mask_and_table(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    image = corner_image(120, 80)
+    image[100:104, 60:64] = 230
+    save(source / "a.png", image)
+    options: dict[str, Any] = {"overlays": False, "report": False, "quiet": True}
+    infer_folder(source / "a.png", tmp_path / "all", predictor, **options)
+    settings = FrameSettings(postprocess=Postprocess(min_area_px=100), spacing_mm=0.5)
+    infer_folder(source / "a.png", tmp_path / "clean", predictor, settings=settings, **options)
+    both, one = read(tmp_path / "all/masks/a.png"), read(tmp_path / "clean/masks/a.png")
+    assert both[98:106, 58:66].any()
+    assert not one[98:106, 58:66].any()
+    kept = json.loads((tmp_path / "clean/records/a.json").read_text())["frames"][0]
+    assert kept["spacing_mm"] == [0.5, 0.5]
+    assert [lesion["area_mm2"] / lesion["area_px"] for lesion in kept["lesions"]] == pytest.approx([0.25])
+    assert record(tmp_path / "clean")["settings"]["min_area_px"] == 100
+
+
+def test_anonymous_results_hold_no_name(
+    source: Path, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = source.rename(tmp_path / "Mueller")
+    for path in [*secret.rglob("*.*")]:
+        path.rename(path.with_name("Anna " + path.name))
+    (secret / "Anna Zwilling.png").write_bytes((secret / "Anna a.png").read_bytes())
+    (secret / "Anna broken.png").write_bytes(b"no image")
+    out = tmp_path / "o"
+    result = infer_folder(secret, out, predictor, anonymize=True)
+    assert result.counts == {"done": 5, "skipped": 0, "failed": 1}
+    said = capsys.readouterr()
+    texts = [said.out, said.err, *tree(out)]
+    texts += [(out / name).read_bytes().decode("latin-1") for name in tree(out)]
+    assert not any(word in text for text in texts for word in ("Anna", "Mueller", "Zwilling", "broken.png"))
+    names = sorted(entry.image for entry in result.files)
+    assert len(set(names)) == 6
+    assert sum(name.endswith("-2") for name in names) == 1
+    assert {len(name.removesuffix("-2")) for name in names} == {16}
+    assert infer_folder(secret, out, predictor, anonymize=True, quiet=True).counts["skipped"] == 5
+
+
+def test_preview_writes_nothing(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    infer_folder(source, tmp_path / "o", predictor, limit=1, quiet=True)
+    before = tree(tmp_path / "o")
+    lines = preview(source, tmp_path / "o", kinds=("masks", "overlays"), overwrite=False, anonymize=False)
+    assert lines[0].startswith("finished: a.png")
+    assert [line.split(":")[0] for line in lines] == ["finished", "to do", "to do", "to do"]
+    assert tree(tmp_path / "o") == before
+
+
+def test_run_json_tells_times(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    timing = record(tmp_path / "o")["timing"]
+    assert timing["frames"] == 4
+    assert timing["seconds"] > 0
+    assert timing["frames_per_second"] == pytest.approx(4 / timing["seconds"], rel=0.05)
 
 
 def test_without_images_nothing_is_written(tmp_path: Path, predictor: Predictor) -> None:
@@ -253,10 +458,15 @@ def test_without_images_nothing_is_written(tmp_path: Path, predictor: Predictor)
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -1, 50, float("nan")])
-def test_impossible_thresholds(source: Path, tmp_path: Path, predictor: Predictor, threshold: float) -> None:
+def test_impossible_thresholds(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold must lie"):
-        infer_folder(source, tmp_path / "o", predictor, threshold=threshold)
-    assert not (tmp_path / "o").exists()
+        FrameSettings(threshold)
+
+
+@pytest.mark.parametrize("spacing", [0, -1, float("inf"), float("nan")])
+def test_impossible_spacings(spacing: float) -> None:
+    with pytest.raises(ValueError, match="spacing_mm"):
+        FrameSettings(spacing_mm=spacing)
 
 
 def test_more_images_than_are_read_ahead_stay_in_order(tmp_path: Path, predictor: Predictor, network: Any) -> None:
@@ -273,8 +483,8 @@ def test_few_images_wait_in_memory(tmp_path: Path, predictor: Predictor, monkeyp
     for index in range(40):
         save(tmp_path / "in" / f"{index:02d}.png", corner_image(20, 20))
     begun: list[Path] = []
-    real = folder.read_image
-    monkeypatch.setattr(folder, "read_image", lambda path: (begun.append(path), real(path))[1])
+    real = pipeline.read_scan
+    monkeypatch.setattr(pipeline, "read_scan", lambda path: (begun.append(path), real(path))[1])
     seen: list[int] = []
     monkeypatch.setattr(predictor, "predict", _counting(predictor.predict, begun, seen))
     infer_folder(tmp_path / "in", tmp_path / "o", predictor, quiet=True)
@@ -294,9 +504,19 @@ def test_run_json_tells_how_it_was_made(source: Path, tmp_path: Path, predictor:
     infer_folder(source, tmp_path / "o", predictor, quiet=True)
     content = record(tmp_path / "o")
     assert content["input"] == str(source)
-    assert content["settings"] == {"size": 96, "pad_value": 0.33, "threshold": 0.5}
+    assert content["settings"] == {
+        "size": 96,
+        "pad_value": 0.33,
+        "flip": False,
+        "threshold": 0.5,
+        "min_area_px": 0,
+        "min_area_mm2": 0,
+        "fill_holes": False,
+        "largest_only": False,
+        "spacing_mm": None,
+        "anonymize": False,
+    }
     assert {"phnet-monai", "torch", "monai", "python"} <= set(content["versions"])
-    assert "not installed" not in content["versions"].values()
 
 
 def test_quiet_says_nothing_but_failures(

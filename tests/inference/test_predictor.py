@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from phnet_monai.files import sha256_of
 from phnet_monai.inference import Predictor
-from phnet_monai.inference.predictor import chunks, lesion_probs, pick_device, sha256_of
+from phnet_monai.inference.predictor import chunks, lesion_probs, pick_device
 
 SIZES = [(96, 96), (120, 80), (80, 120), (97, 131), (333, 41), (50, 500), (1, 64), (64, 1), (1, 1)]
 
@@ -86,6 +87,32 @@ def test_layout_changes_rounding_only() -> None:
     np.testing.assert_allclose(last, first, atol=1e-5)
 
 
+def test_flip_is_the_mean_of_both_answers() -> None:
+    class Sided(nn.Module):
+        """Lesion where the image is bright, and everywhere in the left half of the input."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            lesion = 20 * (x - 0.5)
+            lesion[..., : x.shape[-1] // 2] = 20
+            return torch.cat([torch.zeros_like(x), lesion], dim=1)
+
+    image = np.zeros((64, 64), dtype=np.uint8)
+    [plain] = Predictor(Sided(), size=64, pad_value=0.3).predict([image])
+    [both] = Predictor(Sided(), size=64, pad_value=0.3, flip=True).predict([image])
+    np.testing.assert_allclose(both, (plain + plain[:, ::-1]) / 2, atol=1e-6)
+    assert both.std() < 1e-6 < plain.std()
+
+
+def test_a_function_is_a_network_too() -> None:
+    """Other runtimes are no modules."""
+
+    def bright(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(x), 20 * (x - 0.5)], dim=1)
+
+    [probs] = Predictor(bright, size=32, pad_value=0.3).predict([corner_image(32, 32)])
+    assert dice(probs > 0.5, corner_image(32, 32) > 128) == 1
+
+
 def test_dropout_and_gradients_are_off() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Dropout(0.5))
     predictor = Predictor(network, size=32, pad_value=0.3)
@@ -144,26 +171,28 @@ def test_chunks() -> None:
     assert [list(chunk) for chunk in chunks([1, 2, 3, 4, 5], 2)] == [[1, 2], [3, 4], [5]]
 
 
-def test_from_checkpoint_rebuilds_network_and_input(tmp_path: Path, checkpoint: Path) -> None:
-    predictor = Predictor.from_checkpoint(checkpoint, "cpu", batch_size=2)
+def test_from_model_rebuilds_network_and_input(tmp_path: Path, checkpoint: Path) -> None:
+    predictor = Predictor.from_model(checkpoint, "cpu", batch_size=2)
     assert (predictor.size, predictor.pad_value, predictor.batch_size) == (32, 0.25, 2)
     assert predictor.settings == {
         "model": checkpoint.name,
         "model_sha256": sha256_of(checkpoint),
+        "backend": "torch",
         "which": "teacher",
         "size": 32,
         "pad_value": 0.25,
+        "flip": False,
     }
     image = corner_image(45, 61)
     [probs] = predictor.predict([image])
-    again = Predictor.from_checkpoint(checkpoint, "cpu").predict([image])[0]
+    again = Predictor.from_model(checkpoint, "cpu").predict([image])[0]
     np.testing.assert_array_equal(probs, again)
     assert probs.std() > 0
 
 
-def test_from_checkpoint_names_the_missing_file(tmp_path: Path) -> None:
+def test_from_model_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nope\.pt"):
-        Predictor.from_checkpoint(tmp_path / "nope.pt", "cpu")
+        Predictor.from_model(tmp_path / "nope.pt", "cpu")
 
 
 @pytest.fixture
@@ -190,17 +219,19 @@ def test_several_checkpoints_give_their_mean(
     """Whatever input each of them has: the mean of what they say alone, at the image's own size."""
     files = [checkpoint, another(**changes)]
     images = [corner_image(45, 61), corner_image(80, 33), corner_image(20, 20)]
-    alone = [Predictor.from_checkpoint(file, "cpu").predict(images) for file in files]
+    alone = [Predictor.from_model(file, "cpu").predict(images) for file in files]
     assert np.abs(alone[0][0] - alone[1][0]).max() > 1e-3
-    together = Predictor.from_checkpoint(files, "cpu", batch_size=2)
+    together = Predictor.from_model(files, "cpu", batch_size=2)
     for probs, first, second in zip(together.predict(images), *alone, strict=True):
         assert probs.dtype == np.float32
         np.testing.assert_allclose(probs, (first + second) / 2, atol=1e-5)
     assert together.settings == {
         "model": ["tiny.pt", "another.pt"],
         "model_sha256": [sha256_of(file) for file in files],
+        "backend": "torch",
         "which": "teacher",
         "size": None if changes else 32,
         "pad_value": None if changes else 0.25,
+        "flip": False,
     }
-    assert Predictor.from_checkpoint([checkpoint], "cpu").settings == Predictor.from_checkpoint(checkpoint).settings
+    assert Predictor.from_model([checkpoint], "cpu").settings == Predictor.from_model(checkpoint).settings

@@ -258,7 +258,7 @@ def test_inference_json_writes_the_predictors_masks(
     run_module([*words, "--dataset_dir", str(tmp_path / "pictures"), "--device", "cpu"], cwd=tmp_path)
 
     # both memory layouts are right, but round differently; the bundle keeps torch's own
-    predictor = Predictor.from_checkpoint(checkpoint, "cpu", channels_last=False)
+    predictor = Predictor.from_model(checkpoint, "cpu", channels_last=False)
     written = sorted((bundle_copy / "eval").iterdir())
     assert [file.name for file in written] == [f"{picture.stem}_mask.png" for picture in pictures]
     for picture, file in zip(pictures, written, strict=True):
@@ -298,7 +298,7 @@ def test_torchscript_export_answers_as_the_network(checkpoint: Path, tmp_path: P
     assert json.loads(carried["metadata.json"])["version"] == __version__
     assert json.loads(carried["inference.json"])["run"] == ["$@evaluator.run()"]
 
-    predictor = Predictor.from_checkpoint(checkpoint, "cpu", channels_last=False)
+    predictor = Predictor.from_model(checkpoint, "cpu", channels_last=False)
     for height, width, seed in ((80, 56, 1), (51, 133, 2)):  # any size, beyond and below the network's own
         image = make_phantom((height, width), seed=seed)[0]
         with torch.inference_mode():

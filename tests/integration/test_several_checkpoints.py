@@ -37,7 +37,7 @@ def test_scores_are_those_of_the_mean_probability(size: int, checkpoint: Path, d
         rows = {row["case_id"]: row for row in csv.DictReader(file)}
     items = load_part(datalist, "test")
     images = [read_image(item["image"]) for item in items]
-    alone = [Predictor.from_checkpoint(path, "cpu").predict(images) for path in (checkpoint, other)]
+    alone = [Predictor.from_model(path, "cpu").predict(images) for path in (checkpoint, other)]
     differs = False
     for item, first, second in zip(items, *alone, strict=True):
         lesion, label = (first + second) / 2 > 0.5, read_mask(item["label"]) > 0
@@ -67,7 +67,7 @@ def test_two_teachers_are_evaluated_and_used_as_one(
     words = ["infer", phantoms / "images", masks, "--model", run / "last.pt", "--quiet", "--device", "cpu"]
     assert phnet(*words) == 0
     picture = sorted((phantoms / "images").iterdir())[0]
-    [probs] = Predictor.from_checkpoint(run / "last.pt", "cpu").predict([read_image(picture)])
+    [probs] = Predictor.from_model(run / "last.pt", "cpu").predict([read_image(picture)])
     with Image.open(masks / "masks" / picture.name) as mask:
         assert (np.asarray(mask) > 0).sum() == pytest.approx((probs > 0.5).sum(), abs=2)  # rounding of other batches
 
@@ -81,4 +81,4 @@ def test_checkpoints_that_cannot_answer_together(
     assert phnet("evaluate", checkpoint, checkpoint, datalist, tmp_path / "out") == 2
     assert "half.pt: is given twice" in capsys.readouterr().err
     assert phnet("infer", datalist.parent, tmp_path / "o", "--model", f"{checkpoint},{tmp_path / 'gone.pt'}") == 2
-    assert "gone.pt: no such checkpoint file" in capsys.readouterr().err
+    assert "gone.pt: no such model file" in capsys.readouterr().err

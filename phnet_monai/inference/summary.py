@@ -1,0 +1,147 @@
+"""What a whole run says of itself: run.json, lesions.csv, lesions.json and report.html, all made of the records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phnet_monai import __version__
+from phnet_monai.files import write_json
+from phnet_monai.inference.lesion_table import LesionRow, write_lesion_tables
+from phnet_monai.inference.measure import Lesion
+from phnet_monai.inference.records import Job, finished_records
+from phnet_monai.inference.report import write_report
+
+RUN_FILE, REPORT_FILE = "run.json", "report.html"
+DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+SOME_FAILED, NOTHING_TO_DO = 3, 4
+PACKAGES = ("torch", "monai", "numpy", "pillow", "scikit-image", "onnxruntime", "openvino", "pydicom", "highdicom")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What became of one scan: `status` is done, skipped (finished earlier) or failed, then with a `reason`."""
+
+    image: str
+    status: str
+    reason: str | None = None
+    mask: str | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    lesions: int | None = None
+    lesion_pixels: int | None = None
+
+    @classmethod
+    def of(cls, record: dict[str, Any], status: str) -> FileRecord:
+        """From what the pipeline or a record file says."""
+        if record["status"] == FAILED:
+            return cls(record["image"], FAILED, reason=record["reason"])
+        frames = record["frames"]
+        return cls(
+            record["image"],
+            status,
+            mask=next(name for name in record["outputs"] if name.startswith("masks/")),
+            frames=len(frames),
+            height=frames[0]["height"],
+            width=frames[0]["width"],
+            lesions=sum(len(frame["lesions"]) for frame in frames),
+            lesion_pixels=sum(frame["lesion_pixels"] for frame in frames),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """What became of a folder, in the order of its scans; `pending` of them were left by a limit or after a failure."""
+
+    out: Path
+    files: list[FileRecord] = field(default_factory=list)
+    pending: int = 0
+
+    def with_status(self, status: str) -> list[FileRecord]:
+        return [record for record in self.files if record.status == status]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = Counter(record.status for record in self.files)
+        return {status: found[status] for status in (DONE, SKIPPED, FAILED)}
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well, 3 some files failed, 4 there was no image."""
+        if not self.files and not self.pending:
+            return NOTHING_TO_DO
+        return SOME_FAILED if self.with_status(FAILED) else 0
+
+
+def write_run_file(
+    result: FolderResult,
+    settings: dict[str, Any],
+    *,
+    source: str | None,
+    finished: bool,
+    timing: dict[str, Any] | None = None,
+) -> None:
+    """Write run.json: what was run on what, with which versions and settings, and the fate of each file.
+
+    Args:
+        source: the input as given; None leaves it out (it may hold a name).
+        finished: False while the run goes on, and if it was cut short.
+    """
+    content = {
+        "input": source,
+        "settings": settings,
+        "versions": versions(),
+        "finished": finished,
+        "counts": {**result.counts, "pending": result.pending},
+        "timing": timing,
+        "files": [record.as_dict() for record in result.files],
+    }
+    write_json(result.out / RUN_FILE, {name: value for name, value in content.items() if value is not None})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result may depend on; packages that are not installed are left out."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"phnet-monai": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_tables(out: Path, jobs: Sequence[Job]) -> None:
+    """Write lesions.csv and lesions.json of all finished scans."""
+    write_lesion_tables(out, _lesion_rows(finished_records(out, jobs)))
+
+
+def _lesion_rows(records: Iterable[dict[str, Any]]) -> Iterator[LesionRow]:
+    for record in records:
+        for frame in record["frames"]:
+            for lesion in frame["lesions"]:
+                yield LesionRow(record["image"], frame["frame"], Lesion(**lesion))
+
+
+def write_html(result: FolderResult, jobs: Sequence[Job], settings: dict[str, Any]) -> Path:
+    """Write report.html of all finished scans and those that failed in this run."""
+    failed = [record.as_dict() for record in result.with_status(FAILED)]
+    path = result.out / REPORT_FILE
+    write_report(
+        path,
+        finished_records(result.out, jobs),
+        title="Breast-lesion segmentation",
+        settings=settings,
+        failed=failed,
+        notes=["Research use only; not a medical device."],
+    )
+    return path

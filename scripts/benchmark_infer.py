@@ -1,0 +1,194 @@
+"""Images per second of `phnet infer` against the bare network and against a loop of MONAI's stock parts, in one run.
+
+    python scripts/benchmark_infer.py Dataset_BUSI_with_GT --rounds 3 --out docs/results/infer_speed.json
+    python scripts/benchmark_infer.py Dataset_BUSI_with_GT --memory 5000
+
+All use the same model and the same images, and take turns, so that a machine that slows down slows all of them:
+
+    network   forward passes on batches that lie ready in memory
+    infer     `infer_folder` as `phnet infer` calls it: reading, network, masks, overlays, measurements, tables, report
+    masks     the same without overlays and report
+    command   the whole process, from its start (libraries and model are loaded) to its end
+    monai     LoadImaged, Resized, SpatialPadd, SupervisedEvaluator, Invertd, SaveImaged: masks only
+
+`--memory N` segments N images (the folder over and over, by links) and prints the peak memory along the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phnet_monai.comparison.cells import machine
+from phnet_monai.data import read_image
+from phnet_monai.files import write_json
+from phnet_monai.inference import Predictor, infer_folder
+from phnet_monai.inference.models import default_model
+from phnet_monai.transforms.fit import fit_image
+
+BATCH = 8
+
+
+def pictures(source: Path) -> list[Path]:
+    """Lesion images of BUSI (no masks), or all PNG files of another folder."""
+    found = sorted(path for path in source.rglob("*.png") if "_mask" not in path.name)
+    return [path for path in found if path.parent.name != "normal"]
+
+
+def linked(images: list[Path], folder: Path, count: int | None = None) -> Path:
+    """A folder of links to the images, the list over and over up to `count`."""
+    folder.mkdir(parents=True)
+    for index in range(count or len(images)):
+        image = images[index % len(images)]
+        (folder / f"{index:05d} {image.name}").symlink_to(image.resolve())
+    return folder
+
+
+def bare_network(predictor: Predictor, images: list[Path]) -> Callable[[Path], None]:
+    assert predictor.size is not None
+    assert predictor.pad_value is not None
+    fitted = torch.stack([fit_image(read_image(image), predictor.size, predictor.pad_value) for image in images])
+    batches = [part.to(memory_format=torch.channels_last) for part in fitted.split(BATCH)]
+
+    def run(out: Path) -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                predictor.network(batch)
+
+    return run
+
+
+def stock_loop(predictor: Predictor, folder: Path) -> Callable[[Path], None]:
+    """What a user of MONAI would write."""
+    from monai.data import DataLoader, Dataset, PILReader
+    from monai.engines import SupervisedEvaluator
+    from monai.transforms import (
+        Activationsd,
+        AsDiscreted,
+        Compose,
+        EnsureChannelFirstd,
+        Invertd,
+        LoadImaged,
+        Resized,
+        SaveImaged,
+        ScaleIntensityRanged,
+        SpatialPadd,
+    )
+
+    before = Compose(
+        [
+            LoadImaged("image", reader=PILReader(converter=lambda image: image.convert("L"))),
+            EnsureChannelFirstd("image"),
+            ScaleIntensityRanged("image", 0, 255, 0.0, 1.0),
+            Resized("image", predictor.size, size_mode="longest", mode="bilinear", anti_aliasing=True),
+            SpatialPadd("image", (predictor.size, predictor.size), value=predictor.pad_value),
+        ]
+    )
+    data = [{"image": str(path)} for path in sorted(folder.iterdir())]
+
+    def run(out: Path) -> None:
+        after = Compose(
+            [
+                Activationsd("pred", softmax=True),
+                Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True),
+                AsDiscreted("pred", argmax=True),
+                SaveImaged(
+                    "pred",
+                    output_dir=out,
+                    output_ext=".png",
+                    output_dtype="uint8",
+                    scale=255,
+                    resample=False,
+                    separate_folder=False,
+                    print_log=False,
+                ),
+            ]
+        )
+        loader = DataLoader(Dataset(data, before), batch_size=BATCH, num_workers=2)
+        SupervisedEvaluator(
+            device=torch.device("cpu"), val_data_loader=loader, network=predictor.network, postprocessing=after
+        ).run()
+
+    return run
+
+
+def whole_command(folder: Path) -> Callable[[Path], None]:
+    def run(out: Path) -> None:
+        command = [sys.executable, "-m", "phnet_monai", "infer", str(folder), str(out), "--device", "cpu", "--quiet"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    return run
+
+
+def speeds(images: list[Path], rounds: int) -> dict[str, Any]:
+    """Images per second of each way, median and range over the rounds."""
+    predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as place:
+        folder = linked(images, Path(place) / "in")
+        ways = {
+            "network": bare_network(predictor, images),
+            "infer": lambda out: infer_folder(folder, out, predictor, quiet=True),
+            "masks": lambda out: infer_folder(folder, out, predictor, overlays=False, report=False, quiet=True),
+            "command": whole_command(folder),
+            "monai": stock_loop(predictor, folder),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(rounds):
+            for name, run in ways.items():
+                begun = time.perf_counter()
+                run(Path(place) / f"{name}{turn}")
+                seconds[name].append(time.perf_counter() - begun)
+                print(f"round {turn + 1}, {name}: {len(images) / seconds[name][-1]:.1f} images/s", file=sys.stderr)
+    rates = {name: sorted(len(images) / value for value in values) for name, values in seconds.items()}
+    return {name: {"median": statistics.median(r), "lowest": r[0], "highest": r[-1]} for name, r in rates.items()}
+
+
+def memory(images: list[Path], count: int) -> None:
+    """Peak memory of the process after every fifth of `count` images."""
+    predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as place:
+        folder = linked(images, Path(place) / "in", count)
+        step = max(1, count // 5)
+        for done in range(step, count + 1, step):
+            infer_folder(folder, Path(place) / "o", predictor, limit=step, quiet=True, report=done + step > count)
+            print(f"{done:6d} images: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="BUSI in its original layout, or a folder of PNG files")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="use that many images")
+    parser.add_argument("--memory", type=int, metavar="N")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    args = parser.parse_args()
+    images = pictures(args.images)[: args.limit]
+    if args.memory:
+        memory(images, args.memory)
+        return
+    found = speeds(images, args.rounds)
+    print(f"{len(images)} images, {torch.get_num_threads()} threads, {os.cpu_count()} cores, torch {torch.__version__}")
+    for name, rate in found.items():
+        relative = rate["median"] / found["network"]["median"]
+        print(
+            f"  {name:<9}{rate['median']:7.1f} images/s ({rate['lowest']:.1f} - {rate['highest']:.1f}) {relative:6.2f}"
+        )
+    if args.out:
+        stamp = {"date": datetime.date.today().isoformat(), "images": len(images), "machine": machine()}
+        write_json(args.out, {**stamp, "images_per_second": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Train, score and write the model that ships with the bundle, and its model card.
+
+    python scripts/make_default_model.py BUSI BUSBRA --work runs/default_model
+
+BUSI with its images without lesion, `grouped` split, all training images labeled, `cpu` profile, EMA teacher of a
+supervised training (`configs/options/default_model.json`). Validation and test part are never trained on; BUS-BRA is
+external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same) and the figures of its
+card, `bundle/docs/model_card.json`. After a stop, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phnet_monai.comparison.cells import machine
+from phnet_monai.data import prepare_busi
+from phnet_monai.data.busbra import read_busbra
+from phnet_monai.data.datalist import load_part, write_datalist
+from phnet_monai.engines.run import bundle_folder, evaluate_run, overlay_files, train_run
+from phnet_monai.files import atomic_writer, sha256_of, write_json
+from phnet_monai.networks import load_checkpoint
+
+SEED = 0
+RECIPE = {"profile": "cpu", "method": "sup_only_ema", "config": ["options/default_model"], "seed": SEED}
+SAME = 5e-4  # half precision ships if no score moves by more
+SCORES = ("pooled_dice", "dice_mean")
+
+
+def busi(source: Path, work: Path) -> Path:
+    """BUSI with all training images labeled."""
+    folder = work / "busi"
+    if (folder / "datalist.json").is_file():
+        return folder / "datalist.json"
+    return prepare_busi(source, folder, labeled="1/1", seed=SEED, normals=True)
+
+
+def external(source: Path, work: Path) -> Path:
+    """BUS-BRA, every image in the test part."""
+    file = work / "busbra" / "datalist.json"
+    if file.is_file():
+        return file
+    parts = {"labeled": [], "unlabeled": [], "validation": [], "test": read_busbra(source)}
+    return write_datalist(parts, file.parent, meta={"dataset": "BUS-BRA", "protocol": "all images are for testing"})
+
+
+def train(datalist: Path, work: Path) -> Path:
+    folder = work / "run"
+    if not (folder / "run.json").is_file():
+        arguments = {**RECIPE, "config": [str(path) for path in overlay_files(RECIPE["config"])]}
+        train_run(datalist, folder, resume=(folder / "last.pt").is_file(), **arguments)
+    return folder / "last.pt"
+
+
+def half(checkpoint: Path, work: Path) -> Path:
+    """The checkpoint with its teacher's weights rounded to half precision."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    rounded = {name: _half(tensor) for name, tensor in content["teacher"].items()}
+    path = work / "half.pt"
+    torch.save({"teacher": {name: t.float() for name, t in rounded.items()}, "info": content["info"]}, path)
+    return path
+
+
+def _half(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def export(checkpoint: Path, *, rounded: bool) -> Path:
+    """bundle/models/model.pt and its digest."""
+    network, _ = load_checkpoint(checkpoint)
+    weights = {name: _half(t) if rounded else t for name, t in network.state_dict().items()}
+    path = bundle_folder() / "models" / "model.pt"
+    with atomic_writer(path) as stream:
+        torch.save(weights, stream)
+    return path
+
+
+def figures(checkpoint: Path, parts: dict[str, tuple[Path, str]], work: Path, name: str) -> dict[str, Any]:
+    """Summary of the teacher on each part."""
+    return {
+        label: evaluate_run(checkpoint, datalist, work / "scores" / name / label, part=part)
+        for label, (datalist, part) in parts.items()
+    }
+
+
+def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return all(abs(first[part][score] - second[part][score]) <= SAME for part in first for score in SCORES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("busi", type=Path, help="BUSI in its original layout")
+    parser.add_argument("busbra", type=Path, help="BUS-BRA in its original layout")
+    parser.add_argument("--work", type=Path, default=Path("runs/default_model"))
+    parser.add_argument("--threads", type=int, help="processor threads")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    datalist, outside = busi(args.busi, args.work), external(args.busbra, args.work)
+    checkpoint = train(datalist, args.work)
+    parts = {"validation": (datalist, "validation"), "test": (datalist, "test"), "external": (outside, "test")}
+    full = figures(checkpoint, parts, args.work, "full")
+    rounded = half(checkpoint, args.work)
+    halved = figures(rounded, parts, args.work, "half")
+    fits = same(full, halved)
+    path = export(checkpoint, rounded=fits)
+    card = {
+        "model": path.name,
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+        "precision": "half" if fits else "single",
+        "recipe": RECIPE,
+        "counts": {part: len(load_part(datalist, part)) for part in ("labeled", "validation", "test")},
+        "scores": halved if fits else full,
+        "single_precision": {part: {score: full[part][score] for score in SCORES} for part in full},
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+    }
+    write_json(bundle_folder() / "docs" / "model_card.json", card)
+    print(f"{path}: {card['bytes']} bytes, {card['precision']} precision, sha256 {card['sha256']}")
+    for part, summary in card["scores"].items():
+        print(f"{part}: pooled Dice {summary['pooled_dice']:.4f}, per image {summary['dice_mean']:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""One folder over two processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from phnet_monai.networks import PHNet
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = PHNet("resnet18", "plain_unet", embedding_size=None, head_channels=4, unet_features=(4, 4, 4, 4, 4))
+    info = {"network": network.arguments, "input": {"size": 32, "pad_value": 0.33}}
+    torch.save({"student": network.state_dict(), "info": info}, tmp_path / "tiny.pt")
+    return tmp_path / "tiny.pt"
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_folder_and_make_one_summary(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(7):
+        pixels = generator.integers(0, 256, (40 + index, 50), dtype=np.uint8)
+        Image.fromarray(pixels).save(source / f"{index}.png")
+    (source / "bad.png").write_bytes(b"no image")
+    words = ["infer", str(source), "--model", str(model), "--device", "cpu", "--threshold", "0.45"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def call(launcher: list[str], out: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *launcher, "-m", "phnet_monai", *words[:2], str(out), *words[2:]]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    shared, alone = call(torchrun, tmp_path / "two"), call([], tmp_path / "one")
+    assert alone.returncode == 3, alone.stderr
+    assert shared.returncode != 0  # torchrun's own code for a process that ended with 3
+    assert shared.stdout.count("7 segmented") == 1, shared.stderr
+    assert "1 failed" in shared.stdout
+    runs = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("two", "one")]
+    assert runs[0]["files"] == runs[1]["files"]
+    assert runs[0]["finished"] is True
+    assert runs[0]["counts"] == {"done": 7, "skipped": 0, "failed": 1, "pending": 0}
+    for name in ("masks", "overlays"):
+        for path in sorted((tmp_path / "one" / name).iterdir()):
+            assert (tmp_path / "two" / name / path.name).read_bytes() == path.read_bytes()
+    tables = [list(csv.reader((tmp_path / name / "lesions.csv").open(encoding="utf-8"))) for name in ("two", "one")]
+    assert tables[0] == tables[1]
+    assert "bad.png" in (tmp_path / "two" / "report.html").read_text(encoding="utf-8")
+    assert call(torchrun, tmp_path / "two").stdout.count("7 finished earlier") == 1
