@@ -4,8 +4,8 @@
 
 BUSI with its images without lesion, `grouped` split, all training images labeled, `cpu` profile, EMA teacher of a
 supervised training (`configs/options/default_model.json`). Validation and test part are never trained on; BUS-BRA is
-external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same) and the figures of its
-card, `bundle/docs/model_card.json`. After a stop, the same command goes on.
+external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same) and the figures of
+its card, `bundle/docs/model_card.json`. After a stop, the same command goes on.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def evaluate(
     """Score a trained network, or several as one ensemble, on one part of a datalist.
 
     Writes the scores per image and their summary to OUT, with --report a page to look through. Several checkpoints
-    (a.pt b.pt c.pt DATALIST OUT) answer by their mean probability; their networks may be of different kinds and input sizes.
+    (a.pt b.pt c.pt DATALIST OUT) answer by their mean probability; their networks may be of different kinds and input
+    sizes.
 
     Args:
         checkpoint: file written by `phnet train`, or several of them

@@ -36,9 +36,9 @@ def infer(
     INPUT is a file, a folder or a quoted pattern ('scans/**/*.dcm') of PNG, JPEG, BMP, TIFF, NIfTI or DICOM. Writes
     OUT/masks (PNG; NIfTI for NIfTI; DICOM SEG for DICOM), OUT/overlays, lesions.csv and lesions.json (a row per
     lesion), report.html and run.json. Where x.jpg and x.png lie in one folder, their results are x.jpg.png and
-    x.png.png. Finished images are passed over, those whose results are damaged or whose file has changed are done again;
-    a file that cannot be read is reported and does not stop the others. Exit code: 0 all well, 2 wrong arguments,
-    3 some files failed, 4 no image found, 130 Ctrl-C, 143 SIGTERM.
+    x.png.png. Finished images are passed over; those whose results are damaged or whose file has changed are done
+    again. A file that cannot be read is reported and does not stop the others. Exit code: 0 all well, 2 wrong
+    arguments, 3 some files failed, 4 no image found, 130 Ctrl-C, 143 SIGTERM.
 
     Args:
         input: image, folder, or quoted pattern

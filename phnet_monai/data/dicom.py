@@ -48,9 +48,6 @@ _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _MAX_BITS = 16
 
-_FURTHER_DECODERS = "'phnet-monai[dicom]' python-gdcm"
-"""gdcm reads lossless JPEG (process 14) and 12-bit JPEG, which the extra's own decoders do not."""
-
 _TWO_DIMENSIONAL, _CENTIMETRE = 1, 3
 """Codes of RegionSpatialFormat and of the physical units of a region."""
 
@@ -211,7 +208,7 @@ def _check_decoder(path: Path, syntax: Any) -> None:
     if not decoder.is_available:
         raise DecodeError(
             f"{path} is compressed as {syntax.name}, for which no decoder is installed. Run: pip install "
-            f"{_FURTHER_DECODERS} (or export it uncompressed)"
+            "'phnet-monai[dicom]' (or export it uncompressed)"
         )
 
 
@@ -227,7 +224,7 @@ def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, to_grey: Callable[[n
         raise DecodeError(
             f"{path}: the pixels of frame {done + 1} of {len(frames)} cannot be decoded ({type(error).__name__}: "
             f"{error}). The file may be incomplete: copy or export it again. If it is complete and compressed, another "
-            f"decoder may read it: pip install {_FURTHER_DECODERS}"
+            f"decoder may read it: pip install 'phnet-monai[dicom]'"
         ) from error
     if done != len(frames):
         raise DecodeError(f"{path} holds {done} frames and states {len(frames)}. Copy or export it again.")

@@ -24,8 +24,8 @@ from phnet_monai.inference.hardness import pixel_hardness
 BOUNDARY_SHARE = 0.02
 """Width of the boundary band on either side of a contour, as a share of the frame's longest side.
 
-About three pixels of a network that sees frames at 160 x 160. On the contour itself every hardness is 1 (p = 1/2): how far
-it reaches tells a sharp outline from a doubtful one."""
+About three pixels of a network that sees frames at 160 x 160. On the contour itself every hardness is 1 (p = 1/2): how
+far it reaches tells a sharp outline from a doubtful one."""
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 _Slices = tuple[slice, slice]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,7 @@ class Pipeline:
         self.batch_size = predictor.batch_size
         self.frames = 0
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, dict[str, Any]], None, None]:
         """Yield each job, in order, with its record (`records.write_record`) or `{"image", "status", "reason"}`.
 
         When the caller stops early, results that are being written are completed, all else is dropped.

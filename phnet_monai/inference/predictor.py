@@ -87,14 +87,15 @@ class Predictor:
         """
         from phnet_monai.inference.models import load_model
 
-        device = pick_device(device)  # before the file is read: a wrong name is answered at once
+        if device != "auto":  # which device that is depends on the runtime
+            device = pick_device(device)  # before the file is read: a wrong name is answered at once
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         model = load_model(paths, device=device, backend=backend, which=which)
         predictor = cls(
             model.network,
             size=model.size,
             pad_value=model.pad_value,
-            device=device,
+            device=model.device,
             batch_size=batch_size,
             channels_last=channels_last,
             flip=flip,

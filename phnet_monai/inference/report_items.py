@@ -80,9 +80,8 @@ def evaluation_item(card: dict[str, Any]) -> Item:
     dice = None if missing(card.get("dice")) else float(card["dice"])
     has_truth = dice is not None
     missed = bool(card.get("missed")) and has_truth
-    false_lesions = card.get("false_lesions")
-    if missing(false_lesions):
-        false_lesions = 0 if has_truth else len(card["lesions"])
+    counted = card.get("false_lesions")
+    false_lesions = int(counted) if counted is not None else 0 if has_truth else len(card["lesions"])
     item = _frame_item(card, card["image"], several=bool(card.get("several_frames")))
     item["values"] |= {
         "dice": dice,

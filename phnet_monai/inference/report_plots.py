@@ -41,7 +41,7 @@ class PlotPoint:
 class Agreement(NamedTuple):
     """Bland and Altman's figures of predicted minus annotated areas; the limits are bias -+ 1.96 deviations."""
 
-    count: int
+    images: int
     bias: float
     low: float
     high: float
@@ -101,7 +101,8 @@ def bland_altman(points: Sequence[PlotPoint]) -> Plot:
     parts.append(_marks(points, [x.place(m) for m in means], [y.place(d) for d in differences], texts))
     limits = "" if math.isnan(found.low) else f", limits of agreement {_signed(found.low)} to {_signed(found.high)} px"
     caption = (
-        f"Bias {_signed(found.bias)} px{limits}; {_images(found.count)} with an annotated lesion, missed ones included."
+        f"Bias {_signed(found.bias)} px{limits}; {_images(found.images)} with an annotated lesion, "
+        "missed ones included."
     )
     return _plot("agreement", "Lesion area: agreement (Bland-Altman)", caption, parts)
 

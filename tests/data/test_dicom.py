@@ -180,6 +180,26 @@ def test_lossless_compression(tmp_path: Path, syntax: str, dtype: type) -> None:
     np.testing.assert_array_equal(_frames(path)[0], twin)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lossless_jpeg_of_ultrasound_machines(tmp_path: Path, dtype: type) -> None:
+    """JPEG process 14, which neither Pillow nor pydicom writes."""
+    gdcm = pytest.importorskip("gdcm", reason="needs python-gdcm of phnet-monai[dicom]")
+    twin = files.picture(40, 70)
+    path = make_dicom(tmp_path / "a.dcm", twin.astype(dtype) * (1 if dtype == np.uint8 else 257))
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+    np.testing.assert_array_equal(_frames(path)[0], twin)
+
+
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "YBR_FULL_422"])
 def test_jpeg_frames_are_those_of_jpeg_files(tmp_path: Path, photometric: str) -> None:
     grey = np.linspace(0, 255, 64 * 48).astype(np.uint8).reshape(48, 64)

@@ -437,7 +437,7 @@ def points(*rows: tuple[float, float, float], group: str | None = None) -> list[
 
 def test_bias_and_limits_of_agreement() -> None:
     found = agreement([100, 200, 300], [110, 190, 330])
-    assert (found.count, found.bias) == (3, 10)
+    assert (found.images, found.bias) == (3, 10)
     assert found.high - found.bias == pytest.approx(1.96 * 20)  # differences 10, -10, 30
     assert found.bias - found.low == pytest.approx(1.96 * 20)
     assert math.isnan(agreement([5], [7]).low)

@@ -81,4 +81,4 @@ def test_checkpoints_that_cannot_answer_together(
     assert phnet("evaluate", checkpoint, checkpoint, datalist, tmp_path / "out") == 2
     assert "half.pt: is given twice" in capsys.readouterr().err
     assert phnet("infer", datalist.parent, tmp_path / "o", "--model", f"{checkpoint},{tmp_path / 'gone.pt'}") == 2
-    assert "gone.pt: no such model file" in capsys.readouterr().err
+    assert "gone.pt: no such model;" in capsys.readouterr().err
