@@ -4,14 +4,15 @@
 
 BUSI with its images without lesion, `grouped` split, all training images labeled, `cpu` profile, EMA teacher of a
 supervised training (`configs/options/default_model.json`). Validation and test part are never trained on; BUS-BRA is
-external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same) and the figures of
-its card, `bundle/docs/model_card.json`. After a stop, the same command goes on.
+external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same) and its card,
+`bundle/docs/model_card.md` with its figures in `model_card.json`. After a stop, the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import string
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,46 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return all(abs(first[part][score] - second[part][score]) <= SAME for part in first for score in SCORES)
 
 
+ROWS = {
+    "images (without lesion)": lambda s: f"{s['images']} ({s['images_without_lesion']})",
+    "pooled Dice": lambda s: _interval(s, "pooled_dice", "pooled_dice_ci"),
+    "Dice per image": lambda s: _interval(s, "dice_mean", "dice_ci"),
+    "missed lesion images": lambda s: f"{s['missed']} ({100 * s['missed_rate']:.1f} %)",
+    "lesions found": lambda s: f"{100 * s['lesion_sensitivity']:.1f} % of {s['lesions']}",
+    "false lesions per image": lambda s: f"{s['false_positives_per_image']:.2f}",
+    "false alarms on images without lesion": lambda s: _share(s, "false_positive_rate_without_lesion"),
+    "HD95, px": lambda s: f"{s['hd95_mean']:.0f} (median {s['hd95_median']:.0f})",
+    "calibration error (ECE)": lambda s: f"{s['ece']:.4f}",
+}
+
+
+def _interval(summary: dict[str, Any], key: str, limits: str) -> str:
+    low, high = summary[limits]
+    return f"{100 * summary[key]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _share(summary: dict[str, Any], key: str) -> str:
+    return f"{100 * summary[key]:.1f} %" if summary["images_without_lesion"] else "no such images"
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """The model card in Markdown."""
+    scores = [card["scores"][part] for part in ("test", "validation", "external")]
+    rows = [f"| {name} | " + " | ".join(write(s) for s in scores) + " |" for name, write in ROWS.items()]
+    template = string.Template((Path(__file__).parent / "model_card_template.md").read_text(encoding="utf-8"))
+    return template.substitute(
+        seed=SEED,
+        date=card["date"],
+        cores=card["machine"]["cores"],
+        torch=card["machine"]["torch"],
+        precision=card["precision"],
+        megabytes=f"{card['bytes'] / 1e6:.1f}",
+        sha256=card["sha256"],
+        labeled=card["counts"]["labeled"],
+        rows="\n".join(rows),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("busi", type=Path, help="BUSI in its original layout")
@@ -121,6 +162,8 @@ def main() -> None:
         "machine": machine(),
     }
     write_json(bundle_folder() / "docs" / "model_card.json", card)
+    with atomic_writer(bundle_folder() / "docs" / "model_card.md") as stream:
+        stream.write(card_text(card).encode("utf-8"))
     print(f"{path}: {card['bytes']} bytes, {card['precision']} precision, sha256 {card['sha256']}")
     for part, summary in card["scores"].items():
         print(f"{part}: pooled Dice {summary['pooled_dice']:.4f}, per image {summary['dice_mean']:.4f}")
