@@ -59,9 +59,14 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def remove_partial_files(folder: str | Path) -> None:
-    """Remove what `atomic_writer` left below `folder` when its process was killed. Nobody may be writing there."""
-    for path in Path(folder).rglob(f".*{PARTIAL}"):
+def remove_partial_files(folder: str | Path, *, below: bool = True) -> None:
+    """Remove what `atomic_writer` left in `folder` when its process was killed. Nobody may be writing there.
+
+    Args:
+        below: in its subfolders too.
+    """
+    pattern = f".*{PARTIAL}"
+    for path in Path(folder).rglob(pattern) if below else Path(folder).glob(pattern):
         if _PARTIAL_NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)
 

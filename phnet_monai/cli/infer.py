@@ -88,10 +88,11 @@ def infer(
         from phnet_monai.inference.folder import preview
 
         kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
-        print("\n".join(preview(input, out, kinds=kinds, overwrite=overwrite, anonymize=anonymize)))
+        print("\n".join(preview(input, out, kinds=kinds, overwrite=overwrite, anonymize=anonymize, limit=limit)))
         return 0
 
     from phnet_monai.inference import FrameSettings, Postprocess, Predictor, infer_folder
+    from phnet_monai.inference.shards import current_shard
 
     cleaning = Postprocess(
         min_area_px=min_area_px, min_area_mm2=min_area_mm2, fill_holes=fill_holes, largest_only=largest_only
@@ -110,7 +111,8 @@ def infer(
         fail_fast=fail_fast,
         quiet=quiet,
     )
-    return result.exit_code
+    # torchrun takes any other code of a process for its death, and ends all
+    return result.exit_code if current_shard().first else 0
 
 
 def model_files(entries: list[str] | None) -> list[str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from phnet_monai.data.scan import SCAN_ENDINGS, is_scan
+
+LONGEST_NAME = 240
+"""Bytes of a result's name without its ending."""
 
 RESULT_FOLDERS = ("masks", "overlays", "hardness", "probabilities", "frames", "records")
 
@@ -98,11 +103,28 @@ def find_scans(source: str | Path) -> Sources:
     found: set[Path] = set()
     for match in glob.iglob(str(source), recursive=True):
         path = Path(match)
-        if path.is_dir() and not path.is_symlink():
+        if any(above.is_symlink() for above in _between(folder, path)):
+            continue
+        if path.is_dir():
             found.update(path / scan for scan in _search(path))
-        elif path.is_file() and is_scan(path):
+        elif _readable(path) and is_scan(path):
             found.add(path)
     return Sources(folder, sorted(path.relative_to(folder) for path in found))
+
+
+def _between(folder: Path, path: Path) -> list[Path]:
+    """The folders on the way from `folder` down to `path`, which itself counts if it is a folder."""
+    parts = path.relative_to(folder).parts
+    ways = [folder.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    return ways if path.is_dir() else ways[:-1]
+
+
+def _readable(path: Path) -> bool:
+    """False for pipes, sockets and devices, at which a reader would wait; what is broken shall be listed as such."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _search(folder: Path) -> list[Path]:
@@ -110,7 +132,7 @@ def _search(folder: Path) -> list[Path]:
     for place, subfolders, names in os.walk(folder, onerror=_raise):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         here = Path(place)
-        scans = (here / n for n in names if not n.startswith(".") and is_scan(here / n))
+        scans = (here / n for n in names if not n.startswith(".") and _readable(here / n) and is_scan(here / n))
         found += [scan.relative_to(folder) for scan in scans]
     return sorted(found)
 
@@ -125,13 +147,22 @@ def result_keys(scans: Sequence[Path]) -> dict[Path, Path]:
     Where two scans of one folder would share a name (`x.jpg`, `x.png`; upper and lower case count as the
     same, as on some disks), each keeps its ending: `x.jpg`, `x.png`.
     """
-    keys = {scan: scan.with_name(stem(scan.name)) for scan in scans}
+    keys = {scan: scan.with_name(_short(stem(scan.name))) for scan in scans}
     while True:
         counts = Counter(str(key).casefold() for key in keys.values())
-        clashing = [scan for scan, key in keys.items() if counts[str(key).casefold()] > 1 and key != scan]
+        full = {scan: scan.with_name(_short(scan.name)) for scan in scans}
+        clashing = [scan for scan, key in keys.items() if counts[str(key).casefold()] > 1 and key != full[scan]]
         if not clashing:
             return keys
-        keys.update({scan: scan for scan in clashing})
+        keys.update({scan: full[scan] for scan in clashing})
+
+
+def _short(name: str) -> str:
+    """The name, or where no ending would fit behind it (disks allow 255 bytes) its beginning and a digest of it."""
+    if len(os.fsencode(name)) <= LONGEST_NAME:
+        return name
+    mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    return f"{os.fsencode(name)[: LONGEST_NAME - 14].decode('utf-8', 'ignore')}~{mark}"
 
 
 def stem(name: str) -> str:

@@ -2,17 +2,19 @@
 
 Results lie below OUT as the scans lie below INPUT (names: see `files.result_keys`): `masks/` in the format of the scan,
 on request `overlays/`, `hardness/` and `probabilities/`; `frames/` holds the pictures of scans with several frames.
-`lesions.csv`, `lesions.json`, `report.html` and `run.json` tell of the whole folder. A file that cannot be read or
-segmented is reported and does not stop the others.
+`lesions.csv`, `lesions.json` and `report.html` tell of all scans in OUT, `run.json` of the last run. A file that cannot
+be read or segmented is reported and does not stop the others.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +26,14 @@ from phnet_monai.inference.files import RESULT_FOLDERS, check_paths, find_scans
 from phnet_monai.inference.frames import FrameSettings
 from phnet_monai.inference.naming import plan_jobs
 from phnet_monai.inference.pipeline import Pipeline
-from phnet_monai.inference.records import Job, discard, finished_record
-from phnet_monai.inference.shards import Shard, current_shard
+from phnet_monai.inference.records import Job, digest, discard, finished_record, fits, read_record, record_files
+from phnet_monai.inference.shards import current_shard
 from phnet_monai.inference.summary import (
     DONE,
     FAILED,
     RUN_FILE,
     SKIPPED,
+    WHOLE_FILES,
     FileRecord,
     FolderResult,
     write_html,
@@ -70,10 +73,9 @@ def infer_folder(
         settings: threshold, post-processing, spacing.
         report: write report.html.
         anonymize: replace file names by hashes of the files' content everywhere in the results.
-        overwrite: do finished scans again. Else a scan counts as finished where its record says that the same
-            file was segmented and all asked results are there, whole.
+        overwrite: do finished scans again. Else a scan counts as finished where its record fits (see `records`).
         limit: do at most this many scans now.
-        fail_fast: stop at the first scan that fails.
+        fail_fast: stop at the first scan that fails (under `torchrun`: of each process).
         quiet: no progress bar (it is shown on terminals only) and no summary; failures are still listed on stderr.
 
     Returns:
@@ -82,7 +84,7 @@ def infer_folder(
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: the paths do not fit (see `files.check_paths`), or `out`
-            holds results of another model or threshold, which would be mixed with the new ones.
+            holds results of another model, setting or input, which would be mixed with the new ones or replaced.
         BlockingIOError: another run is at work in `out`.
     """
     source, out = check_paths(input, out)
@@ -91,102 +93,183 @@ def infer_folder(
     sources = find_scans(source)
     if not sources.scans:
         return FolderResult(out)
-    if not overwrite:
-        check_same_settings(out, told)
     wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}
     kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
-    jobs = plan_jobs(sources, kinds, anonymize=anonymize)
-    shown_source = None if anonymize else str(input)
+    jobs = plan_jobs(sources, kinds, settings=settings_digest(told), anonymize=anonymize)
     shard = current_shard()
-    with _owned(out, shard):
-        if shard.rank == 0:  # from here on the folder belongs to these settings
-            write_run_file(FolderResult(out), told, source=shown_source, finished=False)
-        run = _Run(jobs, shard, out, Pipeline(predictor, out, settings, version=__version__))
-        try:
-            run.work(overwrite=overwrite, limit=limit, fail_fast=fail_fast, quiet=quiet)
-        finally:  # an interrupted run leaves its record too
-            interrupted = sys.exc_info()[0] is not None
-            shares = [run.share()] if interrupted else shard.gather(run.share())
-            result = run.merged(shares or [run.share()])
-            if shard.rank == 0:
-                finished = not interrupted and result.pending == 0
-                write_run_file(result, told, source=shown_source, finished=finished, timing=run.timing())
-        if shard.rank == 0:
-            write_tables(out, jobs)
-            if report:
-                write_html(result, jobs, told)
-            _tell(result, quiet=quiet)
-    shard.close()
-    return result
+    with shard.joined():
+        means = {"device": str(predictor.device), "batch_size": predictor.batch_size, "processes": shard.world}
+        run = _Run(jobs, out, told, source=None if anonymize else str(input), means=means, quiet=quiet)
+        with _owned(out) if shard.first else nullcontext():
+            to_do = shard.broadcast(run.prepare(overwrite=overwrite, limit=limit) if shard.first else None)
+            pipeline = Pipeline(predictor, out, settings, version=__version__)
+            try:
+                run.work(pipeline, shard.share(to_do), fail_fast=fail_fast, shown=shard.first)
+                run.merge(shard.gather((run.failed, run.timing)))
+                if shard.first:
+                    run.conclude(to_do, report=report)
+            finally:  # an interrupted run leaves its record too
+                if shard.first and not run.concluded:
+                    run.write_run_file(run.result(to_do), finished=False)
+        shard.wait()  # a process that ends in failure would end the first one while it writes
+    return run.result(to_do)
+
+
+def settings_digest(told: dict[str, Any]) -> str:
+    """What records keep of model and settings; a model's file may be renamed, its content counts."""
+    return digest({name: value for name, value in told.items() if name != "model"})
 
 
 class _Run:
-    """The work of this process on its share of the jobs."""
+    """One run over a folder: `jobs` of all processes, and what has become of them."""
 
-    def __init__(self, jobs: Sequence[Job], shard: Shard, out: Path, pipeline: Pipeline) -> None:
-        self.jobs, self.mine, self.out, self.pipeline = jobs, shard.share(jobs), out, pipeline
-        self.shown = shard.rank == 0
-        self.records: dict[str, FileRecord] = {}
-        self.seconds = 0.0
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        out: Path,
+        told: dict[str, Any],
+        *,
+        source: str | None,
+        means: dict[str, Any],
+        quiet: bool,
+    ) -> None:
+        self.jobs, self.out, self.told, self.quiet = jobs, out, told, quiet
+        self.source, self.means = source, means
+        self.failed: dict[str, str] = {}
+        self.timing: dict[str, Any] = {}
+        self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self.concluded = False
 
-    def work(self, *, overwrite: bool, limit: int | None, fail_fast: bool, quiet: bool) -> None:
-        if overwrite:  # removed first: a run cut short must not leave masks of two models side by side
-            for job in self.mine:
-                discard(self.out, job)
-        to_do = []
-        for job in self.mine:
-            record = finished_record(self.out, job)
-            if record is None:
-                to_do.append(job)
-            else:
-                self.records[job.name] = FileRecord.of(record, SKIPPED)
-        to_do = to_do[:limit]
+    def prepare(self, *, overwrite: bool, limit: int | None) -> list[Job]:
+        """The jobs to do, in order. From here on the folder belongs to these settings."""
+        if not overwrite:
+            check_same_settings(self.out, self.told)
+            check_same_input(self.out, self.jobs)
+        drop_renamed(self.out, self.jobs)
+        to_do = [todo for job in self.jobs if (todo := _unfinished(self.out, job, overwrite=overwrite)) is not None]
+        if overwrite:
+            for name in WHOLE_FILES:  # they tell of results that will be gone
+                (self.out / name).unlink(missing_ok=True)
+        self.write_run_file(FolderResult(self.out, pending=len(self.jobs)), finished=False)
+        return to_do[:limit]
+
+    def work(self, pipeline: Pipeline, mine: Sequence[Job], *, fail_fast: bool, shown: bool) -> None:
         begun = time.perf_counter()
-        hidden = True if quiet or not self.shown else None  # None: on terminals only
-        bar = tqdm(total=len(to_do), unit="scan", disable=hidden, file=sys.stderr)
-        with bar, closing(self.pipeline.run(to_do)) as results:  # closed: an interrupted run completes what it writes
-            for job, record in results:
-                self.records[job.name] = FileRecord.of(record, DONE)
-                self.seconds = time.perf_counter() - begun
-                bar.update()
-                if fail_fast and self.records[job.name].status == FAILED:
-                    return
+        bar = tqdm(total=len(mine), unit="scan", disable=None if shown and not self.quiet else True, file=sys.stderr)
+        try:
+            # closed: an interrupted run completes what it writes
+            with bar, closing(pipeline.run(mine)) as results:
+                for _, record in results:
+                    if record["status"] == FAILED:
+                        self.failed[record["image"]] = record["reason"]
+                        tqdm.write(f"failed: {record['image']}: {record['reason']}", file=sys.stderr)
+                    bar.update()
+                    if fail_fast and self.failed:
+                        return
+        finally:
+            self.timing = {"seconds": time.perf_counter() - begun, "frames": pipeline.frames}
 
-    def share(self) -> dict[str, FileRecord]:
-        return self.records
+    def merge(self, shares: Sequence[tuple[dict[str, str], dict[str, Any]]]) -> None:
+        """Failures of all processes; frames of all, seconds of the slowest."""
+        self.failed = {name: reason for failed, _ in shares for name, reason in failed.items()}
+        timings = [timing for _, timing in shares]
+        seconds, frames = max(t["seconds"] for t in timings), sum(t["frames"] for t in timings)
+        self.timing = {"seconds": seconds, "frames": frames}
 
-    def merged(self, shares: Sequence[dict[str, FileRecord]]) -> FolderResult:
-        """All shares in the order of the jobs."""
-        found = {name: record for share in shares for name, record in share.items()}
-        files = [found[job.name] for job in self.jobs if job.name in found]
+    def conclude(self, to_do: Sequence[Job], *, report: bool) -> None:
+        """Tables, report, run.json, and the summary on the terminal."""
+        result = self.result(to_do)
+        write_tables(self.out, self.jobs[0].settings)
+        if report:
+            write_html(result, self.jobs[0].settings, self.told)
+        self.write_run_file(result, finished=result.pending == 0)
+        self.concluded = True
+        if not self.quiet:
+            _tell(result)
+
+    def result(self, to_do: Sequence[Job]) -> FolderResult:
+        """What became of each job, by its record on the disk or its failure."""
+        now = {job.name for job in to_do}
+        files = []
+        for job in self.jobs:
+            record = read_record(job.record_file(self.out))
+            if job.name in self.failed:
+                files.append(FileRecord(job.name, FAILED, reason=self.failed[job.name]))
+            elif record is not None and (record["settings"], record["image"]) == (job.settings, job.name):
+                files.append(FileRecord.of(record, DONE if job.name in now else SKIPPED))
         return FolderResult(self.out, files, pending=len(self.jobs) - len(files))
 
-    def timing(self) -> dict[str, Any]:
-        """Seconds and frames of this process; the model's loading is not counted."""
-        frames = self.pipeline.frames
-        each = round(frames / self.seconds, 3) if self.seconds else None
-        return {"seconds": round(self.seconds, 3), "frames": frames, "frames_per_second": each}
+    def write_run_file(self, result: FolderResult, *, finished: bool) -> None:
+        seconds, frames = self.timing.get("seconds", 0.0), self.timing.get("frames", 0)
+        timing = {
+            **self.means,
+            "started": self.started,
+            "written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+            "frames": frames,
+            "frames_per_second": round(frames / seconds, 3) if seconds else None,
+        }
+        write_run_file(result, self.told, source=self.source, finished=finished, timing=timing)
+
+
+def _unfinished(out: Path, job: Job, *, overwrite: bool) -> Job | None:
+    """The job, if there is something to do. Results that are there beside the asked ones are made anew with them."""
+    if overwrite:
+        return job
+    record = read_record(job.record_file(out))
+    if record is None:
+        return job
+    if fits(out, job, record):
+        return None
+    if fits(out, replace(job, kinds=tuple(record["kinds"])), record):
+        return replace(job, kinds=tuple(dict.fromkeys([*job.kinds, *record["kinds"]])))
+    return job
+
+
+def drop_renamed(out: Path, jobs: Sequence[Job]) -> None:
+    """Remove results of a scan that now go by another name (`x.png` keeps its ending once `x.jpg` lies beside it)."""
+    current = {job.origin: job for job in jobs if job.origin}
+    for path in record_files(out):
+        record = read_record(path)
+        job = current.get(record["origin"]) if record is not None else None
+        if job is not None and path != job.record_file(out):
+            discard(out, path)
 
 
 @contextmanager
-def _owned(out: Path, shard: Shard) -> Iterator[None]:
+def _owned(out: Path) -> Iterator[None]:
     """One run per folder at a time; what a killed one left half-written is removed."""
-    if shard.rank > 0:
-        yield
-        return
     with locked(out, "`phnet infer`"):
-        for name in RESULT_FOLDERS:
-            remove_partial_files(out / name)
+        for folder in (out, *(out / name for name in RESULT_FOLDERS)):
+            remove_partial_files(folder, below=folder != out)
         yield
 
 
-def preview(input: str | Path, out: str | Path, *, kinds: Sequence[str], overwrite: bool, anonymize: bool) -> list[str]:
-    """What a run would do, a line per scan; nothing is written and no model is loaded."""
+def preview(
+    input: str | Path,
+    out: str | Path,
+    *,
+    kinds: Sequence[str],
+    overwrite: bool = False,
+    anonymize: bool = False,
+    limit: int | None = None,
+) -> list[str]:
+    """What a run would do, a line per scan; nothing is written and no model is loaded.
+
+    Finished are scans that an earlier run has done, whatever its model and settings: a run with others refuses them.
+    """
     source, out = check_paths(input, out)
-    lines = []
+    lines, left = [], limit
     for job in plan_jobs(find_scans(source), kinds, anonymize=anonymize):
-        finished = not overwrite and finished_record(out, job) is not None
-        lines.append(f"{'finished' if finished else 'to do'}: {job.name} -> masks/{job.key}")
+        record = None if overwrite else read_record(job.record_file(out))
+        same = record is not None and finished_record(out, replace(job, settings=record["settings"])) is not None
+        if same:
+            state = "finished"
+        elif left == 0:
+            state = "later"
+        else:
+            state, left = "to do", None if left is None else left - 1
+        lines.append(f"{state}: {job.name} -> masks/{job.key}")
     return lines
 
 
@@ -197,7 +280,7 @@ def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
         compared = [name for name in settings if name != "model"]  # a file may be renamed: its digest counts
         different = [name for name in compared if earlier.get(name) != settings[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # no record of a run: nothing to compare with
+        return  # no record of a run: nothing to compare with; records have their own digest
     if different:
         changes = ", ".join(f"{name} {earlier.get(name)} then, {settings[name]} now" for name in different)
         raise ValueError(
@@ -206,12 +289,18 @@ def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _tell(result: FolderResult, *, quiet: bool) -> None:
-    """Summary on stdout, failures on stderr."""
-    for record in result.with_status(FAILED):
-        print(f"failed: {record.image}: {record.reason}", file=sys.stderr)
-    if quiet:
-        return
+def check_same_input(out: Path, jobs: Sequence[Job]) -> None:
+    """Raise ValueError if a scan would replace the results of one of the same name from another folder."""
+    for job in jobs:
+        record = read_record(job.record_file(out)) if job.origin else None
+        if record is not None and record["origin"] not in ("", job.origin):
+            raise ValueError(
+                f"{out} holds results of another {record['image']!r}, which lay elsewhere. Choose another output "
+                "folder, or replace the results with --overwrite."
+            )
+
+
+def _tell(result: FolderResult) -> None:
     done = result.with_status(DONE)
     empty = sum(record.lesion_pixels == 0 for record in done)
     counts = result.counts

@@ -101,7 +101,7 @@ def _write_nifti(path: str | Path, scan: Scan, values: np.ndarray) -> None:
         header = source.header.copy()
         # extensions can hold whole DICOM headers, the texts a name: a mask needs neither
         header.extensions.clear()
-        for field in ("descrip", "aux_file", "db_name", "intent_name"):
+        for field in ("descrip", "aux_file", "db_name", "intent_name", "data_type"):
             if field in header:
                 header[field] = b""
         header.set_intent("none")

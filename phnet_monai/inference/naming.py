@@ -8,24 +8,29 @@ from pathlib import Path
 
 from phnet_monai.files import sha256_of
 from phnet_monai.inference.files import Sources, result_keys
-from phnet_monai.inference.records import Job
+from phnet_monai.inference.records import Job, digest
 
 HASH_LENGTH = 16
 
 
-def plan_jobs(sources: Sources, kinds: Sequence[str], *, anonymize: bool = False) -> list[Job]:
+def plan_jobs(sources: Sources, kinds: Sequence[str], *, settings: str = "", anonymize: bool = False) -> list[Job]:
     """One job per scan, in the order of the scans.
 
     Args:
+        settings: digest of model and settings (`records.digest`).
         anonymize: names are the first 16 digits of the SHA-256 of the file's content, without folders. Only who has the
             file can tell which one it is (`sha256sum FILE`); a hash of its name could be found by trying names. Further
             copies of the same content get `-2`, `-3`, ...
     """
+    paths = [sources.folder / scan for scan in sources.scans]
     if anonymize:
-        names = hashed_names([sources.folder / scan for scan in sources.scans])
-        return [Job(sources.folder / s, n, Path(n), tuple(kinds)) for s, n in zip(sources.scans, names, strict=True)]
+        names = hashed_names(paths)
+        return [Job(p, n, Path(n), tuple(kinds), settings) for p, n in zip(paths, names, strict=True)]
     keys = result_keys(sources.scans)
-    return [Job(sources.folder / scan, scan.as_posix(), keys[scan], tuple(kinds)) for scan in sources.scans]
+    return [
+        Job(path, scan.as_posix(), keys[scan], tuple(kinds), settings, digest(str(path.resolve())))
+        for path, scan in zip(paths, sources.scans, strict=True)
+    ]
 
 
 def hashed_names(paths: Sequence[Path]) -> list[str]:
@@ -43,8 +48,25 @@ def hashed_names(paths: Sequence[Path]) -> list[str]:
 
 
 def reason_of(error: BaseException, job: Job) -> str:
-    """Why a scan failed, on one line, with the scan's shown name in place of its path and file name."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    for real in (str(job.path), str(job.path.resolve()), job.path.name):
-        text = text.replace(real, job.name if real != job.path.name else Path(job.name).name)
+    """Why a scan failed, on one line, with the scan's shown name in place of its path and file name.
+
+    Where the real name would still show (a library may quote it in its own way), only the kind of error is told.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{Path(job.name).name}: {error.strerror}"
+    text = str(error)
+    shown = Path(job.name).name
+    for real, instead in [
+        (str(job.path), job.name),
+        (str(job.path.resolve()), job.name),
+        (repr(str(job.path))[1:-1], job.name),
+        (job.path.name, shown),
+        (repr(job.path.name)[1:-1], shown),
+    ]:
+        text = text.replace(real, instead)
+    text = " ".join(text.split()) or type(error).__name__
+    hidden = job.path.name != shown
+    words = [" ".join(job.path.stem.split()), *(part for part in job.path.parent.parts[-2:] if len(part) > 2)]
+    if hidden and any(word and word in text for word in words):
+        return f"{shown}: {type(error).__name__}"
     return text

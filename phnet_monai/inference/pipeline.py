@@ -9,20 +9,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phnet_monai.data.scan import Scan, read_scan, scan_kind
+from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.scan import Scan, read_scan
 from phnet_monai.inference.formats import mask_suffix, write_scan_masks, write_scan_probabilities
 from phnet_monai.inference.frames import Frame, FrameSettings, find_lesions
 from phnet_monai.inference.hardness import pixel_hardness
 from phnet_monai.inference.naming import reason_of
 from phnet_monai.inference.overlay import draw_hardness, draw_overlay
-from phnet_monai.inference.records import Job, write_record
+from phnet_monai.inference.records import Job, Mark, discard, source_mark, write_record
 from phnet_monai.inference.writers import write_png
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 READERS, WRITERS = 2, 2
 FAILED = "failed"
 
+_Read = tuple[Mark, Scan]
+
 
 @dataclass
 class _Open:
@@ -38,6 +41,7 @@ class _Open:
 
     job: Job
     scan: Scan
+    mark: Mark
     masks: np.ndarray
     probs: np.ndarray | None
     records: list[dict[str, Any]]
@@ -49,10 +53,18 @@ class _Open:
     result: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, job: Job, scan: Scan) -> _Open:
+    def of(cls, job: Job, found: _Read | BaseException) -> _Open | BaseException:
+        """With memory for its results; an error where the scan could not be read or there is not enough."""
+        if isinstance(found, BaseException):
+            return found
+        mark, scan = found
         count = len(scan.frames)
-        probs = np.zeros(scan.frames.shape, dtype=np.float32) if "probabilities" in job.kinds else None
-        return cls(job, scan, np.zeros(scan.frames.shape, dtype=bool), probs, [{} for _ in range(count)], count)
+        try:
+            probs = np.zeros(scan.frames.shape, dtype=np.float32) if "probabilities" in job.kinds else None
+            masks = np.zeros(scan.frames.shape, dtype=bool)
+        except MemoryError as error:
+            return error
+        return cls(job, scan, mark, masks, probs, [{} for _ in range(count)], count)
 
 
 class Pipeline:
@@ -70,6 +82,7 @@ class Pipeline:
         self.predictor, self.out, self.settings, self.version = predictor, out, settings, version
         self.batch_size = predictor.batch_size
         self.frames = 0
+        self.writing: set[Future[None]] = set()
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, dict[str, Any]], None, None]:
         """Yield each job, in order, with its record (`records.write_record`) or `{"image", "status", "reason"}`.
@@ -78,10 +91,11 @@ class Pipeline:
         """
         under_way: deque[tuple[Job, _Open | BaseException]] = deque()
         batch: list[tuple[_Open, int]] = []
+        limit = 4 * self.predictor.batch_size
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
             try:
-                for job, scan in _read_ahead(jobs, 2 * self.batch_size):
-                    opened = scan if isinstance(scan, BaseException) else _Open.of(job, scan)
+                for job, found in _read_ahead(jobs, self.out, 2 * self.batch_size):
+                    opened = _Open.of(job, found)
                     under_way.append((job, opened))
                     if isinstance(opened, _Open):
                         for index in range(len(opened.records)):
@@ -89,7 +103,8 @@ class Pipeline:
                             if len(batch) >= self.batch_size:
                                 self._segment(batch, pool)
                                 batch = []
-                    yield from self._collect(under_way, 4 * self.predictor.batch_size)
+                                self._hold_back(limit)
+                    yield from self._collect(under_way, limit)
                 self._segment(batch, pool)
                 yield from self._collect(under_way, 0)
             finally:
@@ -99,22 +114,31 @@ class Pipeline:
         """Ask the network and hand its answers to the writers. A batch that fails is tried again in smaller parts."""
         if not batch:
             return
+        answers: Sequence[np.ndarray | Exception]
         try:
-            probs = self.predictor.predict([opened.scan.frames[index] for opened, index in batch])
+            answers = self.predictor.predict([opened.scan.frames[index] for opened, index in batch])
+            self.frames += len(batch)
         except Exception as error:
-            if len(batch) == 1:
-                opened, index = batch[0]
-                opened.futures.append(pool.submit(self._finish, opened, index, error))
-                return
+            # its traceback holds what the network had allocated: no memory would be free for the next try
+            answers = [error.with_traceback(None)]
+        if isinstance(answers[0], Exception) and len(batch) > 1:
             half = (len(batch) + 1) // 2
-            if is_out_of_memory(error):
+            if is_out_of_memory(answers[0]):
                 self.batch_size = half
+                release_memory()
             self._segment(batch[:half], pool)
             self._segment(batch[half:], pool)
             return
-        self.frames += len(batch)
-        for (opened, index), one in zip(batch, probs, strict=True):
-            opened.futures.append(pool.submit(self._finish, opened, index, one))
+        for (opened, index), answer in zip(batch, answers, strict=True):
+            future = pool.submit(self._finish, opened, index, answer)
+            opened.futures.append(future)
+            self.writing.add(future)
+
+    def _hold_back(self, limit: int) -> None:
+        """Wait until at most `limit` frames are with the writers: frames of a long clip must not pile up."""
+        self.writing = {future for future in self.writing if not future.done()}
+        while len(self.writing) > limit:
+            self.writing = wait(self.writing, return_when=FIRST_COMPLETED).not_done
 
     def _collect(
         self, under_way: deque[tuple[Job, _Open | BaseException]], limit: int
@@ -186,6 +210,8 @@ class Pipeline:
         if opened.error is not None:
             return
         job, scan = opened.job, opened.scan
+        if source_mark(job.path) != opened.mark:
+            raise ValueError(f"{job.path} changed while it was segmented; run again")
         suffix, origin = mask_suffix(scan.kind), {"model": self._model_name(), "version": self.version}
         if opened.probs is not None:
             path = self.out / "probabilities" / f"{job.key}{suffix}"
@@ -195,7 +221,7 @@ class Pipeline:
         opened.outputs.append(path)
         write_scan_masks(path, scan, opened.masks, **origin)
         opened.result = write_record(
-            self.out, job, kind=scan.kind, frames=opened.records, outputs=sorted(opened.outputs)
+            self.out, job, mark=opened.mark, kind=scan.kind, frames=opened.records, outputs=sorted(opened.outputs)
         )
 
     def _model_name(self) -> str:
@@ -210,16 +236,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in text for words in known)
 
 
-def _read_ahead(jobs: Sequence[Job], ahead: int) -> Iterator[tuple[Job, Scan | BaseException]]:
+def release_memory() -> None:
+    """Give unused memory of a GPU back before a smaller batch is tried."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _read(job: Job, out: Path) -> _Read:
+    """The scan, once what an earlier run made of it is gone: it would be of another file, model or setting."""
+    discard(out, job.record_file(out))
+    mark = source_mark(job.path)
+    return mark, read_scan(job.path)
+
+
+def _read_ahead(jobs: Sequence[Job], out: Path, ahead: int) -> Iterator[tuple[Job, _Read | BaseException]]:
     """Each job in order with its scan, or with the error of reading it.
 
     At most `ahead` pictures wait in memory; a stack of frames counts as many, since its size is not known before.
     """
-    waiting: deque[tuple[Job, Future[Scan], int]] = deque()
+    waiting: deque[tuple[Job, Future[_Read], int]] = deque()
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
         try:
             for job in jobs:
-                waiting.append((job, pool.submit(read_scan, job.path), _weight(job.path, ahead)))
+                waiting.append((job, pool.submit(_read, job, out), _weight(job.path, ahead)))
                 while sum(weight for _, _, weight in waiting) > ahead:
                     first, future, _ = waiting.popleft()
                     yield first, future.exception() or future.result()
@@ -231,4 +272,4 @@ def _read_ahead(jobs: Sequence[Job], ahead: int) -> Iterator[tuple[Job, Scan | B
 
 
 def _weight(path: Path, ahead: int) -> int:
-    return 1 if scan_kind(path) == "picture" else max(1, ahead // 2)
+    return 1 if path.name.lower().endswith(IMAGE_SUFFIXES) else max(1, ahead // 2)

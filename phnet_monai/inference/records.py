@@ -1,14 +1,15 @@
 """What was done with each scan: one small JSON file in OUT/records, written when all its results are there.
 
-Tables, report and summary are made of these files, so that a run that goes on after a stop, or that several processes
-share, tells of all scans. A scan counts as finished while its record fits: same source file, same kinds of results, and
-every result as long as it was when written.
+Tables and report are made of these files, so that a run that goes on after a stop, or that several processes share,
+tells of all scans. A scan counts as finished while its record fits: the same file, unchanged, with the same model and
+settings, all kinds of results that are asked for, and every result as long as it was when written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,18 @@ from phnet_monai.files import write_json
 
 VERSION = 1
 RECORDS = "records"
+_PARTS = {
+    "image": str,
+    "kind": str,
+    "kinds": list,
+    "settings": str,
+    "origin": str,
+    "source": dict,
+    "outputs": dict,
+    "frames": list,
+}
+
+Mark = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -28,29 +41,46 @@ class Job:
         name: what it is called towards the user: its path below the input, or a hash of its content.
         key: name of its results below each result folder, without ending.
         kinds: results asked for: `masks` and any of `overlays`, `hardness`, `probabilities`.
+        settings: digest of model and settings, see `digest`.
+        origin: digest of where the file lies, so that the same name in another folder is not taken for it; empty for
+            names that are made of the content.
     """
 
     path: Path
     name: str
     key: Path
     kinds: tuple[str, ...]
+    settings: str = ""
+    origin: str = ""
 
     def record_file(self, out: Path) -> Path:
         return out / RECORDS / f"{self.key}.json"
 
 
-def source_mark(path: Path) -> dict[str, int]:
-    """Length and time of a file: what tells, without reading it, that it is still the same."""
+def digest(content: Any) -> str:
+    """16 hex digits that stand for plain values (JSON)."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def source_mark(path: Path) -> Mark:
+    """Length and time of a file: what tells, without reading it, that it is still the same.
+
+    Raises:
+        OSError: it is gone.
+    """
     found = path.stat()
     return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
-def write_record(out: Path, job: Job, *, kind: str, frames: list[dict[str, Any]], outputs: Iterable[Path]) -> dict:
+def write_record(
+    out: Path, job: Job, *, mark: Mark, kind: str, frames: list[dict[str, Any]], outputs: Iterable[Path]
+) -> dict[str, Any]:
     """Write the record of a finished scan and return it.
 
     Args:
+        mark: of the file before it was read.
         kind: of the scan (`picture`, `nifti`, `dicom`).
-        frames: one entry per frame, see `frames.frame_record`.
+        frames: one entry per frame, see `frames.find_lesions`.
         outputs: the files that were written for it, below `out`.
     """
     record = {
@@ -59,7 +89,9 @@ def write_record(out: Path, job: Job, *, kind: str, frames: list[dict[str, Any]]
         "status": "done",
         "kind": kind,
         "kinds": list(job.kinds),
-        "source": source_mark(job.path),
+        "settings": job.settings,
+        "origin": job.origin,
+        "source": mark,
         "outputs": {path.relative_to(out).as_posix(): path.stat().st_size for path in outputs},
         "frames": frames,
     }
@@ -67,41 +99,60 @@ def write_record(out: Path, job: Job, *, kind: str, frames: list[dict[str, Any]]
     return record
 
 
-def read_record(out: Path, job: Job) -> dict[str, Any] | None:
-    """The record of a scan; None where there is none that can be read."""
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record file; None where there is none, or one that is cut short or of another version."""
     try:
-        record = json.loads(job.record_file(out).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("version") == VERSION else None
+    if not isinstance(record, dict) or record.get("version") != VERSION:
+        return None
+    return record if all(isinstance(record.get(name), kind) for name, kind in _PARTS.items()) else None
 
 
 def finished_record(out: Path, job: Job) -> dict[str, Any] | None:
-    """The record of a scan that needs no more work, else None: a changed source, a result that is missing, of another
-    length (cut short, say), or not among those asked before."""
-    record = read_record(out, job)
-    if record is None or record["image"] != job.name:
-        return None
-    if not set(job.kinds) <= set(record["kinds"]) or record["source"] != source_mark(job.path):
-        return None
-    return record if all(_whole(out / name, size) for name, size in record["outputs"].items()) else None
+    """The record of a scan that needs no more work, else None."""
+    record = read_record(job.record_file(out))
+    return record if record is not None and fits(out, job, record) else None
+
+
+def fits(out: Path, job: Job, record: Mapping[str, Any]) -> bool:
+    """Whether a record stands for the results that the job asks for.
+
+    Not if it is of another scan, model or setting, if the file has changed or is gone, or if a result is missing, has
+    another length (cut short, say) or is not among those asked before.
+    """
+    told = (record["image"], record["settings"], record["origin"])
+    if told != (job.name, job.settings, job.origin) or not set(job.kinds) <= set(record["kinds"]):
+        return False
+    try:
+        if record["source"] != source_mark(job.path):
+            return False
+    except OSError:
+        return False
+    return all(_whole(out / name, size) for name, size in record["outputs"].items())
 
 
 def _whole(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def discard(out: Path, job: Job) -> None:
-    """Remove the results of an earlier run of this scan, the record first."""
-    record = read_record(out, job)
-    job.record_file(out).unlink(missing_ok=True)
+def discard(out: Path, record_file: Path) -> None:
+    """Remove the results that a record names, after the record itself."""
+    record = read_record(record_file)
+    record_file.unlink(missing_ok=True)
     for name in (record or {}).get("outputs", ()):
         (out / name).unlink(missing_ok=True)
 
 
-def finished_records(out: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
-    """Records of those jobs that are finished, in their order, one in memory at a time."""
-    for job in jobs:
-        record = finished_record(out, job)
-        if record is not None:
+def record_files(out: Path) -> list[Path]:
+    """All record files below `out`, sorted."""
+    return sorted((out / RECORDS).rglob("*.json"))
+
+
+def records_of(out: Path, settings: str) -> Iterator[dict[str, Any]]:
+    """All records in `out` that were made with these settings, one in memory at a time."""
+    for path in record_files(out):
+        record = read_record(path)
+        if record is not None and record["settings"] == settings:
             yield record

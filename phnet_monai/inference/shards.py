@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+LONGEST_WAIT = timedelta(days=30)
+"""Processes wait for one another as long as the slowest share takes; `torchrun` itself ends all if one dies."""
 
 
 @dataclass(frozen=True)
@@ -18,29 +22,53 @@ class Shard:
     world: int = 1
     local: int = 0
 
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Inside, the processes can talk to one another."""
+        if self.world == 1:
+            yield
+            return
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
     def share(self, items: Sequence[Item]) -> list[Item]:
         """Every `world`-th item, beginning with the `rank`-th."""
         return list(items[self.rank :: self.world])
 
-    def gather(self, value: Any) -> list[Any] | None:
-        """The values of all processes, by rank, in the first process; None in the others. Waits for the last one."""
+    def broadcast(self, value: Item | None) -> Item:
+        """What the first process gives, in all of them."""
+        values = [value]
+        if self.world > 1:
+            import torch.distributed as dist
+
+            dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[return-value]
+
+    def gather(self, value: Item) -> list[Item]:
+        """The values of all processes, by rank, in the first process; those of others get their own alone."""
         if self.world == 1:
             return [value]
         import torch.distributed as dist
 
-        if not dist.is_initialized():
-            dist.init_process_group("gloo")
-        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        found: list[Any] | None = [None] * self.world if self.first else None
         dist.gather_object(value, found)
-        return found
+        return found or [value]
 
-    def close(self) -> None:
-        """End the group of processes, if one was begun."""
+    def wait(self) -> None:
+        """Until all processes are here."""
         if self.world > 1:
             import torch.distributed as dist
 
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            dist.barrier()
 
 
 def current_shard() -> Shard:

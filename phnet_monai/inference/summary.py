@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from phnet_monai import __version__
 from phnet_monai.files import write_json
 from phnet_monai.inference.lesion_table import LesionRow, write_lesion_tables
 from phnet_monai.inference.measure import Lesion
-from phnet_monai.inference.records import Job, finished_records
+from phnet_monai.inference.records import records_of
 from phnet_monai.inference.report import write_report
 
 RUN_FILE, REPORT_FILE = "run.json", "report.html"
+WHOLE_FILES = ("lesions.csv", "lesions.json", REPORT_FILE)
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 SOME_FAILED, NOTHING_TO_DO = 3, 4
 PACKAGES = ("torch", "monai", "numpy", "pillow", "scikit-image", "onnxruntime", "openvino", "pydicom", "highdicom")
@@ -98,6 +100,7 @@ def write_run_file(
         "input": source,
         "settings": settings,
         "versions": versions(),
+        "command": sys.argv if source is not None else None,
         "finished": finished,
         "counts": {**result.counts, "pending": result.pending},
         "timing": timing,
@@ -120,9 +123,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_tables(out: Path, jobs: Sequence[Job]) -> None:
-    """Write lesions.csv and lesions.json of all finished scans."""
-    write_lesion_tables(out, _lesion_rows(finished_records(out, jobs)))
+def write_tables(out: Path, settings: str) -> None:
+    """Write lesions.csv and lesions.json of all scans in `out` that were done with these settings (a digest)."""
+    write_lesion_tables(out, _lesion_rows(records_of(out, settings)))
 
 
 def _lesion_rows(records: Iterable[dict[str, Any]]) -> Iterator[LesionRow]:
@@ -132,15 +135,15 @@ def _lesion_rows(records: Iterable[dict[str, Any]]) -> Iterator[LesionRow]:
                 yield LesionRow(record["image"], frame["frame"], Lesion(**lesion))
 
 
-def write_html(result: FolderResult, jobs: Sequence[Job], settings: dict[str, Any]) -> Path:
-    """Write report.html of all finished scans and those that failed in this run."""
+def write_html(result: FolderResult, settings: str, told: dict[str, Any]) -> Path:
+    """Write report.html of all scans in the folder that were done with these settings, and of this run's failures."""
     failed = [record.as_dict() for record in result.with_status(FAILED)]
     path = result.out / REPORT_FILE
     write_report(
         path,
-        finished_records(result.out, jobs),
+        records_of(result.out, settings),
         title="Breast-lesion segmentation",
-        settings=settings,
+        settings=told,
         failed=failed,
         notes=["Research use only; not a medical device."],
     )

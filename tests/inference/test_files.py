@@ -58,6 +58,26 @@ def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
     assert found(tmp_path) == ["a/x.png"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes and links are made otherwise elsewhere")
+def test_pipes_are_passed_over_and_patterns_do_not_follow_links(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.png")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    os.mkfifo(tmp_path / "a" / "pipe")
+    (tmp_path / "a" / "broken.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert found(tmp_path) == ["a/broken.png", "a/x.png"]  # what is broken is listed, and fails with its reason
+    assert found(tmp_path / "**" / "*.png") == ["a/broken.png", "a/x.png"]
+
+
+def test_the_longest_names_fit() -> None:
+    longest = "ü" * 125 + ".png"
+    other = "ü" * 125 + ".jpg"
+    keys = named(longest, other)
+    assert len(set(keys.values())) == 2
+    assert all(len(f"{key}.nii.gz".encode()) <= 255 for key in keys.values())
+    assert all(key.startswith("ü" * 100) for key in keys.values())
+
+
 def test_names_of_results() -> None:
     assert named("x.jpg", "a/x.png", "a/benign (1).tif", "v1.2.bmp", "s.nii.gz", "d.DCM", "IM0001") == {
         "x.jpg": "x",

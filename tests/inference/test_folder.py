@@ -95,6 +95,7 @@ def test_probabilities_and_threshold(source: Path, tmp_path: Path, predictor: Pr
 def test_the_threshold_itself_is_no_lesion(tmp_path: Path, source: Path) -> None:
     class Half:
         batch_size = 1
+        device = "cpu"
         settings: dict[str, Any] = {}  # noqa: RUF012
 
         def predict(self, images: list[np.ndarray]) -> list[np.ndarray]:
@@ -285,6 +286,190 @@ def test_a_changed_image_is_done_again(source: Path, tmp_path: Path, predictor: 
     assert read(tmp_path / "o" / "masks" / "a.png").shape == (60, 60)
 
 
+def test_a_part_done_again_with_another_model_makes_the_rest_unfinished(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    predictor.settings["model_sha256"] = "another"
+    infer_folder(source / "a.png", out, predictor, overwrite=True, quiet=True)
+    result = infer_folder(source, out, predictor, quiet=True)
+    assert {entry.image: entry.status for entry in result.files} == {
+        "a.png": "skipped",
+        "dark.png": "done",
+        "sub/b.tif": "done",
+        "sub/c.bmp": "done",
+    }
+    (out / RUN_FILE).unlink()
+    predictor.settings["model_sha256"] = "third"
+    assert infer_folder(source, out, predictor, quiet=True).counts["done"] == 4
+
+
+def test_the_same_name_from_another_folder_is_refused(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    other = save(tmp_path / "day2" / "a.png", corner_image(60, 60))
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    kept = (out / "masks" / "a.png").read_bytes()
+    with pytest.raises(ValueError, match=r"another 'a\.png', which lay elsewhere"):
+        infer_folder(other.parent, out, predictor, quiet=True)
+    assert (out / "masks" / "a.png").read_bytes() == kept
+    assert infer_folder(other.parent, out, predictor, overwrite=True, quiet=True).counts["done"] == 1
+    assert read(out / "masks" / "a.png").shape == (60, 60)
+
+
+def test_tables_and_report_tell_of_all_in_the_folder(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    before = (out / "lesions.csv").read_bytes()
+    result = infer_folder(source / "a.png", out, predictor, quiet=True)  # one of them again, by itself
+    assert result.counts == {"done": 0, "skipped": 1, "failed": 0}
+    assert (out / "lesions.csv").read_bytes() == before
+    assert "sub/c.bmp" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_file_that_changes_while_it_is_segmented_fails(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = predictor.predict
+
+    def slow(images: list[np.ndarray]) -> list[np.ndarray]:
+        (source / "a.png").write_bytes((source / "dark.png").read_bytes())
+        return real(images)
+
+    monkeypatch.setattr(predictor, "predict", slow)
+    result = infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    [failed] = result.with_status("failed")
+    assert failed.image == "a.png"
+    assert "changed while it was segmented" in str(failed.reason)
+    assert not (tmp_path / "o" / "masks" / "a.png").exists()
+
+
+def test_a_file_that_vanishes_fails_alone_and_does_not_take_the_tables_along(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "IM1").write_bytes(bytes(128) + b"DICM")  # its kind shows in its content only
+    real = pipeline._read
+
+    def vanishing(job: Any, out: Path) -> Any:
+        if job.name == "IM1":
+            (source / "IM1").unlink()
+        found = real(job, out)
+        return found
+
+    monkeypatch.setattr(pipeline, "_read", vanishing)
+    result = infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert [(entry.image, entry.reason) for entry in result.with_status("failed")] == [
+        ("IM1", "IM1: No such file or directory")
+    ]
+    monkeypatch.setattr(pipeline, "_read", real)
+    (source / "a.png").unlink()  # an inbox that is emptied
+    assert infer_folder(source, tmp_path / "o", predictor, quiet=True).counts["skipped"] == 3
+    assert "a.png" in (tmp_path / "o" / "lesions.csv").read_text(encoding="utf-8")
+
+
+def test_nothing_of_an_earlier_picture_stays(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, hardness=True, quiet=True)
+    (source / "a.png").write_bytes(b"broken now")
+    save(source / "sub" / "b.tif", corner_image(50, 50))
+    infer_folder(source, out, predictor, quiet=True)
+    left = [name for name in tree(out) if Path(name).stem == "a" and "/" in name]
+    assert left == []
+    assert not (out / "hardness" / "sub" / "b.png").exists()
+    assert (out / "hardness" / "sub" / "c.png").is_file()  # untouched scans keep what they have
+
+
+def test_further_kinds_keep_the_earlier_ones(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    infer_folder(source / "a.png", out, predictor, hardness=True, quiet=True)
+    infer_folder(source / "a.png", out, predictor, overlays=False, probabilities=True, quiet=True)
+    kinds = [name.split("/")[0] for name in tree(out) if "/" in name]
+    assert kinds == ["hardness", "masks", "overlays", "probabilities", "records"]
+    assert infer_folder(source / "a.png", out, predictor, hardness=True, quiet=True).counts["skipped"] == 1
+
+
+def test_a_scan_that_goes_by_another_name_now_leaves_no_second_mask(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    save(source / "a.bmp", corner_image(30, 30))
+    infer_folder(source, out, predictor, quiet=True)
+    masks = [name for name in tree(out) if name.startswith("masks/a")]
+    assert masks == ["masks/a.bmp.png", "masks/a.png.png"]
+
+
+def test_memory_that_the_network_held_is_free_for_the_smaller_batch(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that needs as many units as images, of which there are two, each held by its local variables."""
+
+    class Unit:
+        held = 0
+
+        def __init__(self) -> None:
+            Unit.held += 1
+            if Unit.held > 2:
+                raise RuntimeError("out of memory")
+
+        def __del__(self) -> None:
+            Unit.held -= 1
+
+    real = predictor.predict
+
+    def needy(images: list[np.ndarray]) -> list[np.ndarray]:
+        units = [Unit() for _ in images]
+        answers = real(images)
+        del units
+        return answers
+
+    monkeypatch.setattr(predictor, "predict", needy)
+    assert infer_folder(source, tmp_path / "o", predictor, quiet=True).counts == {"done": 4, "skipped": 0, "failed": 0}
+
+
+def test_too_little_memory_for_one_scan_fails_that_scan(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = np.zeros
+
+    def small(shape: Any, *args: Any, **options: Any) -> np.ndarray:
+        if shape == (1, 97, 131):
+            raise MemoryError("no room")
+        return real(shape, *args, **options)
+
+    monkeypatch.setattr(pipeline.np, "zeros", small)
+    result = infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert [entry.image for entry in result.with_status("failed")] == ["sub/b.tif"]
+    assert result.counts["done"] == 3
+
+
+def test_frames_of_a_long_clip_do_not_pile_up(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nibabel
+
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 30, 100), dtype=np.uint8), np.eye(4)), tmp_path / "in" / "c.nii")
+    asked, finished, most = [0], [0], [0]
+    real_predict, real_find = predictor.predict, pipeline.find_lesions
+
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        most[0] = max(most[0], asked[0] - finished[0])
+        asked[0] += len(images)
+        return real_predict(images)
+
+    def find(*args: Any, **options: Any) -> Any:
+        found = real_find(*args, **options)
+        finished[0] += 1
+        return found
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    monkeypatch.setattr(pipeline, "find_lesions", find)
+    infer_folder(tmp_path / "in", tmp_path / "o", predictor, overlays=False, quiet=True)
+    assert finished[0] == 100
+    assert most[0] <= 5 * predictor.batch_size
+
+
 def test_half_written_files_of_a_killed_run_are_removed(source: Path, tmp_path: Path, predictor: Predictor) -> None:
     left = tmp_path / "o" / "masks" / f".{'0' * 32}.part"
     own = tmp_path / "o" / "masks" / ".mine.part"
@@ -315,9 +500,13 @@ def test_limit_and_the_rest_later(source: Path, tmp_path: Path, predictor: Predi
 def test_fail_fast_stops_at_the_first_failure(source: Path, tmp_path: Path, predictor: Predictor) -> None:
     (source / "b.png").write_bytes(b"no image")
     predictor.batch_size = 1
+    for index in range(40):
+        save(source / f"c{index:02d}.png", corner_image(20, 20))
     result = infer_folder(source, tmp_path / "o", predictor, fail_fast=True, quiet=True)
-    assert [(entry.image, entry.status) for entry in result.files] == [("a.png", "done"), ("b.png", "failed")]
-    assert (result.pending, result.exit_code) == (3, 3)
+    assert [(entry.image, entry.status) for entry in result.files[:2]] == [("a.png", "done"), ("b.png", "failed")]
+    assert result.pending > 20  # what was with the writers is completed
+    assert result.exit_code == 3
+    assert record(tmp_path / "o")["counts"]["pending"] == result.pending
 
 
 def test_the_batch_shrinks_where_memory_does_not_suffice(
@@ -436,9 +625,9 @@ def test_anonymous_results_hold_no_name(
 def test_preview_writes_nothing(source: Path, tmp_path: Path, predictor: Predictor) -> None:
     infer_folder(source, tmp_path / "o", predictor, limit=1, quiet=True)
     before = tree(tmp_path / "o")
-    lines = preview(source, tmp_path / "o", kinds=("masks", "overlays"), overwrite=False, anonymize=False)
+    lines = preview(source, tmp_path / "o", kinds=("masks", "overlays"), limit=2)
     assert lines[0].startswith("finished: a.png")
-    assert [line.split(":")[0] for line in lines] == ["finished", "to do", "to do", "to do"]
+    assert [line.split(":")[0] for line in lines] == ["finished", "to do", "to do", "later"]
     assert tree(tmp_path / "o") == before
 
 
@@ -448,6 +637,8 @@ def test_run_json_tells_times(source: Path, tmp_path: Path, predictor: Predictor
     assert timing["frames"] == 4
     assert timing["seconds"] > 0
     assert timing["frames_per_second"] == pytest.approx(4 / timing["seconds"], rel=0.05)
+    assert timing["started"] <= timing["written"]
+    assert (timing["device"], timing["batch_size"], timing["processes"]) == ("cpu", 4, 1)
 
 
 def test_without_images_nothing_is_written(tmp_path: Path, predictor: Predictor) -> None:

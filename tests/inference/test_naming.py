@@ -41,3 +41,20 @@ def test_reasons_name_the_scan_as_shown() -> None:
     assert reason_of(error, Job(path, "ab12", Path("ab12"), ())) == "ab12 is no image (ab12)"
     assert reason_of(error, Job(path, "Mueller/Anna.png", Path("x"), ())) == "Mueller/Anna.png is no image (Anna.png)"
     assert reason_of(KeyError(), Job(path, "x", Path("x"), ())) == "KeyError"
+
+
+def test_no_way_of_quoting_shows_a_hidden_name(tmp_path: Path) -> None:
+    for name in ("DOE  JANE.png", "DOE\nJANE.png", "O'DOE\\x.png", "DOE.png"):
+        path = tmp_path / "Ward Doe" / name
+        job = Job(path, "ab12", Path("ab12"), ())
+        for error in (
+            FileNotFoundError(2, "No such file or directory", str(path)),
+            ValueError(f"{path} is broken"),
+            ValueError(f"cannot read {str(path)!r}: {path.name!r}"),
+            ValueError(" ".join(f"{path} is broken".split())),
+            ValueError(f"below {path.parent}"),
+        ):
+            reason = reason_of(error, job)
+            assert "DOE" not in reason, (name, error)
+            assert "Ward Doe" not in reason, (name, error)
+            assert "ab12" in reason

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phnet_monai.inference.records import Job, discard, finished_record, finished_records, read_record, write_record
+from phnet_monai.inference.records import (
+    Job,
+    digest,
+    discard,
+    finished_record,
+    read_record,
+    record_files,
+    records_of,
+    source_mark,
+    write_record,
+)
 
 
 @pytest.fixture
@@ -17,15 +28,16 @@ def job(tmp_path: Path) -> Job:
     source = tmp_path / "in" / "a.png"
     source.parent.mkdir()
     source.write_bytes(b"image")
-    return Job(source, "a.png", Path("a"), ("masks", "overlays"))
+    return Job(source, "a.png", Path("a"), ("masks", "overlays"), "settings", "origin")
 
 
-def finish(out: Path, job: Job, **changes: Any) -> dict[str, Any]:
+def finish(out: Path, job: Job) -> dict[str, Any]:
     outputs = [out / kind / "a.png" for kind in job.kinds]
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"result")
-    return write_record(out, job, kind="picture", frames=[{"frame": 1}], outputs=outputs)
+    mark = source_mark(job.path)
+    return write_record(out, job, mark=mark, kind="picture", frames=[{"frame": 1}], outputs=outputs)
 
 
 def test_a_finished_scan(job: Job, tmp_path: Path) -> None:
@@ -34,13 +46,14 @@ def test_a_finished_scan(job: Job, tmp_path: Path) -> None:
     written = finish(out, job)
     assert written["outputs"] == {"masks/a.png": 6, "overlays/a.png": 6}
     assert finished_record(out, job) == written == json.loads((out / "records" / "a.json").read_text())
-    assert list(finished_records(out, [job, Job(job.path, "b.png", Path("b"), ("masks",))])) == [written]
+    assert list(records_of(out, "settings")) == [written]
+    assert list(records_of(out, "others")) == []
 
 
 def test_fewer_results_are_finished_more_are_not(job: Job, tmp_path: Path) -> None:
     finish(tmp_path / "o", job)
-    assert finished_record(tmp_path / "o", Job(job.path, job.name, job.key, ("masks",))) is not None
-    more = Job(job.path, job.name, job.key, ("masks", "probabilities"))
+    assert finished_record(tmp_path / "o", replace(job, kinds=("masks",))) is not None
+    more = replace(job, kinds=("masks", "probabilities"))
     assert finished_record(tmp_path / "o", more) is None
 
 
@@ -51,18 +64,28 @@ def test_what_makes_it_unfinished(job: Job, tmp_path: Path) -> None:
         lambda: (out / "masks/a.png").unlink(),
         lambda: (out / "records/a.json").write_text("[]"),
         lambda: (out / "records/a.json").write_text('{"version": 99}'),
+        lambda: (out / "records/a.json").write_text('{"version": 1}'),
+        lambda: (out / "records/a.json").write_text('{"version": 1, "image"'),
         lambda: job.path.write_bytes(b"longer image"),
         lambda: os.utime(job.path, ns=(0, 0)),
+        lambda: job.path.unlink(),
     ):
+        job.path.write_bytes(b"image")
         finish(out, job)
         assert finished_record(out, job) is not None
         spoil()
         assert finished_record(out, job) is None
 
 
-def test_a_record_of_another_scan_under_the_same_name(job: Job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"name": "a.jpg"}, {"settings": "model b"}, {"origin": "another folder"}])
+def test_a_record_of_another_scan_model_or_folder(job: Job, tmp_path: Path, change: dict[str, str]) -> None:
     finish(tmp_path / "o", job)
-    assert finished_record(tmp_path / "o", Job(job.path, "a.jpg", job.key, job.kinds)) is None
+    assert finished_record(tmp_path / "o", replace(job, **change)) is None
+
+
+def test_digest_is_of_the_values() -> None:
+    assert digest({"a": 1, "b": [2.5, None]}) == digest({"b": [2.5, None], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
 
 
 def test_discard_removes_results_and_record(job: Job, tmp_path: Path) -> None:
@@ -70,7 +93,8 @@ def test_discard_removes_results_and_record(job: Job, tmp_path: Path) -> None:
     finish(out, job)
     other = out / "masks" / "b.png"
     other.write_bytes(b"stays")
-    discard(out, job)
-    assert read_record(out, job) is None
+    assert record_files(out) == [job.record_file(out)]
+    discard(out, job.record_file(out))
+    assert read_record(job.record_file(out)) is None
     assert [path for path in out.rglob("*") if path.is_file()] == [other]
-    discard(out, job)  # nothing there: nothing to do
+    discard(out, job.record_file(out))  # nothing there: nothing to do

@@ -17,8 +17,11 @@ def test_shares_are_all_items_once() -> None:
 def test_alone() -> None:
     shard = Shard()
     assert shard.share([1, 2]) == [1, 2]
-    assert shard.gather("x") == ["x"]
-    shard.close()
+    assert shard.first
+    with shard.joined():
+        assert shard.gather("x") == ["x"]
+        assert shard.broadcast("x") == "x"
+        shard.wait()
 
 
 def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
