@@ -19,6 +19,8 @@ LEAVES = [
     ["train"],
     ["evaluate"],
     ["infer"],
+    ["rank"],
+    ["export"],
     ["compare"],
     ["demo"],
     ["prepare", "busi"],
@@ -306,6 +308,6 @@ def test_one_line_of_an_error_without_text() -> None:
 
 
 def test_exit_codes_are_distinct() -> None:
-    from phnet_monai.inference.folder import NOTHING_TO_DO, SOME_FAILED
+    from phnet_monai.inference.summary import NOTHING_TO_DO, SOME_FAILED
 
-    assert len({0, 1, module.USER_ERROR, SOME_FAILED, NOTHING_TO_DO, module.INTERRUPTED}) == 6
+    assert len({0, 1, module.USER_ERROR, SOME_FAILED, NOTHING_TO_DO, module.INTERRUPTED, module.TERMINATED}) == 7
