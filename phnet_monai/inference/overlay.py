@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from phnet_monai.inference.measure import mask_box
+
 PREDICTION_COLOUR = (230, 159, 0)
 TRUTH_COLOUR = (86, 180, 233)
 """Orange and sky blue of Okabe and Ito's palette: told apart from each other and from grey with any colour vision."""
@@ -42,10 +44,13 @@ def draw_overlay(
     """
     _check(image, mask, probs, truth)
     width = contour_width(image.shape[0], image.shape[1])
-    canvas = np.repeat(image[:, :, None], 3, axis=2).astype(np.float32)
-    strength = (mask if probs is None else np.clip(probs, 0, 1)).astype(np.float32)[:, :, None] * FILL
-    canvas += strength * (np.array(PREDICTION_COLOUR, dtype=np.float32) - canvas)
-    drawn = np.rint(canvas).astype(np.uint8)
+    drawn = np.repeat(image[:, :, None], 3, axis=2)
+    strength = mask if probs is None else probs
+    box = mask_box(strength > 0.5 / 255 / FILL)  # elsewhere the fill changes no grey value
+    if box is not None:
+        grey = image[box][:, :, None].astype(np.float32)
+        fill = np.clip(strength[box], 0, 1).astype(np.float32)[:, :, None] * FILL
+        drawn[box] = np.rint(grey + fill * (np.array(PREDICTION_COLOUR, dtype=np.float32) - grey)).astype(np.uint8)
     if truth is not None:
         drawn[outer_contour(truth, width)] = TRUTH_COLOUR
     drawn[inner_contour(mask, width)] = PREDICTION_COLOUR
@@ -92,12 +97,21 @@ def contour_width(height: int, width: int) -> int:
 
 def inner_contour(mask: np.ndarray, width: int) -> np.ndarray:
     """bool (H, W): pixels of the mask within `width` steps (up, down, left, right) of its outside or the edge."""
-    return mask & ~ndimage.binary_erosion(mask, iterations=width)
+    contour = np.zeros_like(mask)
+    box = mask_box(mask)
+    if box is not None:  # all outside the box is outside the mask, as all outside the frame
+        contour[box] = mask[box] & ~ndimage.binary_erosion(mask[box], iterations=width)
+    return contour
 
 
 def outer_contour(mask: np.ndarray, width: int) -> np.ndarray:
     """bool (H, W): pixels outside the mask within `width` steps of it."""
-    return ndimage.binary_dilation(mask, iterations=width) & ~mask
+    contour = np.zeros_like(mask)
+    box = mask_box(mask)
+    if box is not None:
+        around = tuple(slice(max(0, side.start - width), side.stop + width) for side in box)
+        contour[around] = ndimage.binary_dilation(mask[around], iterations=width) & ~mask[around]
+    return contour
 
 
 def _check(image: np.ndarray, mask: np.ndarray, probs: np.ndarray | None, truth: np.ndarray | None) -> None:

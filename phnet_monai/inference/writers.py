@@ -20,8 +20,10 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
     grey, rgb = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2:] == (3,)
     if pixels.dtype != np.uint8 or not (grey or rgb):
         raise ValueError(f"{path}: expected uint8 (H, W) or (H, W, 3), found {pixels.dtype} {pixels.shape}")
+    # colour pictures of speckle hardly get smaller with more effort, which costs more than the network
+    options = {"compress_level": 1} if rgb else {}
     with atomic_writer(path) as stream:
-        Image.fromarray(pixels).save(stream, format="PNG")
+        Image.fromarray(pixels).save(stream, format="PNG", **options)
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
