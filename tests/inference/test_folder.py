@@ -443,6 +443,23 @@ def test_too_little_memory_for_one_scan_fails_that_scan(
     assert result.counts["done"] == 3
 
 
+def test_one_core_is_left_to_readers_and_writers(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    before, inside, real = torch.get_num_threads(), [], predictor.predict
+
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        inside.append(torch.get_num_threads())
+        return real(images)
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert set(inside) == {max(1, before - 1)}
+    assert torch.get_num_threads() == before
+
+
 def test_frames_of_a_long_clip_do_not_pile_up(
     tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
