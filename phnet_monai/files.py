@@ -50,6 +50,11 @@ def write_json(path: str | Path, content: Any) -> None:
         stream.write(json.dumps(content, indent=2, ensure_ascii=True).encode("ascii") + b"\n")
 
 
+def digest(content: Any) -> str:
+    """16 hex digits that stand for plain values (JSON), whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()

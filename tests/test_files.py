@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phnet_monai.files import atomic_writer, locked, remove_partial_files, sha256_of, write_json
+from phnet_monai.files import atomic_writer, digest, locked, remove_partial_files, sha256_of, write_json
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -58,3 +58,8 @@ def test_a_lock_is_for_one_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(folder, "`test`"):
         pass
+
+
+def test_digest_is_of_the_values() -> None:
+    assert digest({"a": 1, "b": [2.5, None]}) == digest({"b": [2.5, None], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})

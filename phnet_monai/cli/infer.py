@@ -71,7 +71,6 @@ def infer(
     from phnet_monai.inference.files import check_paths, find_scans
 
     source, _ = check_paths(input, out)
-    models = model_files(model)
     _check_numbers(
         threshold=threshold,
         batch_size=batch_size,
@@ -80,6 +79,7 @@ def infer(
         min_area_px=min_area_px,
         min_area_mm2=min_area_mm2,
     )
+    models = model_files(model)
     if not find_scans(source).scans:
         print(f"phnet: nothing to do: {input} holds no image (PNG, JPEG, BMP, TIFF, NIfTI, DICOM)", file=sys.stderr)
         return 4

@@ -52,13 +52,13 @@ def rank(
     pool = find_pool(input, out, labeled)
     wanted = None if export == "none" else export
     check_rank_out(out, export=wanted, overwrite=overwrite)
-    models = model_files(model)
     numbers = _weights(weights)
     if not 0 < threshold < 1:
         raise ValueError(f"--threshold must lie between 0 and 1, found {threshold}")
     for name, value in (("--count", count), ("--batch-size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, found {value}")
+    models = model_files(model)
     if not pool.candidates:
         others = f" ({pool.passed_over} pictures are outlined already)" if pool.passed_over else ""
         print(

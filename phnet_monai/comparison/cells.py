@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phnet_monai import __version__
-from phnet_monai.files import atomic_writer, write_json
+from phnet_monai.files import atomic_writer, sha256_of, write_json
 
 TRACK = "options/pseudo_label_scores"
 
@@ -65,7 +65,7 @@ def train_and_score(
     content = {
         **cell,
         "counts": _counts(datalist),
-        "datalist_sha256": _sha256(datalist),
+        "datalist_sha256": sha256_of(datalist),
         "split_sha256": split_sha256(datalist),
         "steps": history[-1]["iteration"],
         "seconds": seconds,
@@ -116,14 +116,10 @@ def split_sha256(datalist: str) -> str:
     from phnet_monai.data import load_datalist
 
     parts = {
-        part: sorted((entry["case_id"], _sha256(entry["image"])) for entry in entries)
+        part: sorted((entry["case_id"], sha256_of(entry["image"])) for entry in entries)
         for part, entries in load_datalist(datalist).items()
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from phnet_monai.comparison.matrix import Cell, Matrix, row_config
 from phnet_monai.engines.run import bundle_folder, compose, native_methods, overlay_files, training_overlays
+from phnet_monai.files import digest
 from phnet_monai.tasks import Task
 
 CELLS = "phnet_monai.comparison.cells"
@@ -98,7 +98,7 @@ class Plan:
     def _start(self, cell: Cell, method: str, seed: int) -> Task:
         values = {**self._network_values(cell), **(self.matrix.warm_start or {})}
         # rows with another network have a start of their own
-        mark = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8] if values else ""
+        mark = digest(values)[:8] if values else ""
         other = "" if seed == cell.seed else f"start{seed}"
         recipe = cell.row.recipe if method in native_methods() else "harmonised"
         called = method if recipe == "harmonised" else f"{method}_{recipe}"

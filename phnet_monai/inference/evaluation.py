@@ -12,11 +12,9 @@ import numpy as np
 from phnet_monai.data import load_part, read_image, read_mask
 from phnet_monai.inference.frames import FrameSettings, find_lesions
 from phnet_monai.inference.predictor import Predictor, chunks
-from phnet_monai.inference.report import write_evaluation_report
+from phnet_monai.inference.report import REPORT_FILE, write_evaluation_report
 from phnet_monai.inference.thumbnail import mask_contours
 from phnet_monai.metrics.report import PER_IMAGE_FILE, read_per_image
-
-REPORT_FILE = "report.html"
 
 
 def report_evaluation(

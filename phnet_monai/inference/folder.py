@@ -21,18 +21,25 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from phnet_monai import __version__
-from phnet_monai.files import locked, remove_partial_files
+from phnet_monai.files import digest, locked, remove_partial_files
 from phnet_monai.inference.files import RESULT_FOLDERS, check_paths, find_scans
 from phnet_monai.inference.frames import FrameSettings
 from phnet_monai.inference.naming import plan_jobs
 from phnet_monai.inference.pipeline import Pipeline
-from phnet_monai.inference.records import Job, digest, discard, finished_record, fits, read_record, record_files
-from phnet_monai.inference.shards import current_shard
-from phnet_monai.inference.summary import (
+from phnet_monai.inference.records import (
     DONE,
     FAILED,
-    RUN_FILE,
     SKIPPED,
+    Job,
+    discard,
+    finished_record,
+    fits,
+    known_records,
+    read_record,
+)
+from phnet_monai.inference.shards import current_shard
+from phnet_monai.inference.summary import (
+    RUN_FILE,
     WHOLE_FILES,
     FileRecord,
     FolderResult,
@@ -109,10 +116,10 @@ def infer_folder(
                 if shard.first:
                     run.conclude(to_do, report=report)
             finally:  # an interrupted run leaves its record too
-                if shard.first and not run.concluded:
+                if shard.first and run.concluded is None:
                     run.write_run_file(run.result(to_do), finished=False)
         shard.wait()  # a process that ends in failure would end the first one while it writes
-    return run.result(to_do)
+    return run.result(to_do) if run.concluded is None else run.concluded
 
 
 def settings_digest(told: dict[str, Any]) -> str:
@@ -138,18 +145,22 @@ class _Run:
         self.failed: dict[str, str] = {}
         self.timing: dict[str, Any] = {}
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        self.concluded = False
+        self.concluded: FolderResult | None = None
 
     def prepare(self, *, overwrite: bool, limit: int | None) -> list[Job]:
         """The jobs to do, in order. From here on the folder belongs to these settings."""
+        earlier = known_records(self.out)
         if not overwrite:
             check_same_settings(self.out, self.told)
-            check_same_input(self.out, self.jobs)
-        drop_renamed(self.out, self.jobs)
-        to_do = [todo for job in self.jobs if (todo := _unfinished(self.out, job, overwrite=overwrite)) is not None]
+            check_same_input(self.out, self.jobs, earlier)
+        drop_renamed(self.out, self.jobs, earlier)
         if overwrite:
+            to_do = list(self.jobs)
             for name in WHOLE_FILES:  # they tell of results that will be gone
                 (self.out / name).unlink(missing_ok=True)
+        else:
+            found = (_unfinished(self.out, job, earlier.get(job.record_file(self.out))) for job in self.jobs)
+            to_do = [job for job in found if job is not None]
         self.write_run_file(FolderResult(self.out, pending=len(self.jobs)), finished=False)
         return to_do[:limit]
 
@@ -183,7 +194,7 @@ class _Run:
         if report:
             write_html(result, self.jobs[0].settings, self.told)
         self.write_run_file(result, finished=result.pending == 0)
-        self.concluded = True
+        self.concluded = result
         if not self.quiet:
             _tell(result)
 
@@ -212,11 +223,8 @@ class _Run:
         write_run_file(result, self.told, source=self.source, finished=finished, timing=timing)
 
 
-def _unfinished(out: Path, job: Job, *, overwrite: bool) -> Job | None:
+def _unfinished(out: Path, job: Job, record: dict[str, Any] | None) -> Job | None:
     """The job, if there is something to do. Results that are there beside the asked ones are made anew with them."""
-    if overwrite:
-        return job
-    record = read_record(job.record_file(out))
     if record is None:
         return job
     if fits(out, job, record):
@@ -226,12 +234,11 @@ def _unfinished(out: Path, job: Job, *, overwrite: bool) -> Job | None:
     return job
 
 
-def drop_renamed(out: Path, jobs: Sequence[Job]) -> None:
+def drop_renamed(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
     """Remove results of a scan that now go by another name (`x.png` keeps its ending once `x.jpg` lies beside it)."""
     current = {job.origin: job for job in jobs if job.origin}
-    for path in record_files(out):
-        record = read_record(path)
-        job = current.get(record["origin"]) if record is not None else None
+    for path, record in earlier.items():
+        job = current.get(record["origin"])
         if job is not None and path != job.record_file(out):
             discard(out, path)
 
@@ -289,10 +296,10 @@ def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def check_same_input(out: Path, jobs: Sequence[Job]) -> None:
+def check_same_input(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
     """Raise ValueError if a scan would replace the results of one of the same name from another folder."""
     for job in jobs:
-        record = read_record(job.record_file(out)) if job.origin else None
+        record = earlier.get(job.record_file(out)) if job.origin else None
         if record is not None and record["origin"] not in ("", job.origin):
             raise ValueError(
                 f"{out} holds results of another {record['image']!r}, which lay elsewhere. Choose another output "

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from phnet_monai.files import sha256_of
+from phnet_monai.files import digest, sha256_of
 from phnet_monai.inference.files import Sources, result_keys
-from phnet_monai.inference.records import Job, digest
+from phnet_monai.inference.records import Job
 
 HASH_LENGTH = 16
 
@@ -17,7 +17,7 @@ def plan_jobs(sources: Sources, kinds: Sequence[str], *, settings: str = "", ano
     """One job per scan, in the order of the scans.
 
     Args:
-        settings: digest of model and settings (`records.digest`).
+        settings: digest of model and settings (`files.digest`).
         anonymize: names are the first 16 digits of the SHA-256 of the file's content, without folders. Only who has the
             file can tell which one it is (`sha256sum FILE`); a hash of its name could be found by trying names. Further
             copies of the same content get `-2`, `-3`, ...

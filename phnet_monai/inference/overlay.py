@@ -6,13 +6,11 @@ import numpy as np
 from scipy import ndimage
 
 from phnet_monai.inference.measure import mask_box
+from phnet_monai.inference.report_colours import opacity_of, ramp
 
 PREDICTION_COLOUR = (230, 159, 0)
 TRUTH_COLOUR = (86, 180, 233)
 """Orange and sky blue of Okabe and Ito's palette: told apart from each other and from grey with any colour vision."""
-
-HARDNESS_COLOURS = ((60, 15, 110), (150, 40, 100), (220, 90, 55), (250, 165, 10), (250, 235, 110))
-"""From sure to unsure: growing lightness, so that it reads the same in grey and with any colour vision."""
 
 FILL = 0.18
 """Share of the colour in the fill where the probability is 1."""
@@ -65,7 +63,7 @@ def draw_hardness(image: np.ndarray, hardness: np.ndarray) -> np.ndarray:
         hardness: (H, W) in [0, 1], see `hardness.pixel_hardness`.
 
     Returns:
-        uint8 (H, W, 3), RGB: grey where hardness is 0, by way of purple and orange to yellow where it is 1.
+        uint8 (H, W, 3), RGB: the image where hardness is 0, then the colours of the report's map (`report_colours`).
 
     Raises:
         ValueError: arrays of other types or sizes.
@@ -74,19 +72,9 @@ def draw_hardness(image: np.ndarray, hardness: np.ndarray) -> np.ndarray:
     if hardness.shape != image.shape:
         raise ValueError(f"hardness: expected shape {image.shape} as the image, found {hardness.shape}")
     levels = np.rint(np.clip(hardness, 0, 1) * 255).astype(np.uint8)
-    strength = _HARDNESS_STRENGTH[levels][:, :, None]
-    return np.rint(image[:, :, None] * (1 - strength) + _HARDNESS_COLOURS[levels] * strength).astype(np.uint8)
-
-
-def _hardness_table() -> tuple[np.ndarray, np.ndarray]:
-    """256 colours (256, 3) and how strongly each covers the image (256,), for `draw_hardness`."""
-    level = np.linspace(0, 1, 256)
-    stops = np.linspace(0, 1, len(HARDNESS_COLOURS))
-    channels = [np.interp(level, stops, [colour[k] for colour in HARDNESS_COLOURS]) for k in range(3)]
-    return np.stack(channels, axis=1).astype(np.float32), (0.75 * np.sqrt(level)).astype(np.float32)
-
-
-_HARDNESS_COLOURS, _HARDNESS_STRENGTH = _hardness_table()
+    steps = np.linspace(0, 1, 256, dtype=np.float32)
+    colours, opacity = ramp(steps).astype(np.float32)[levels], opacity_of(steps)[levels][:, :, None]
+    return np.rint(image[:, :, None] * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
 def contour_width(height: int, width: int) -> int:

@@ -19,19 +19,19 @@ import numpy as np
 
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.scan import Scan, read_scan
+from phnet_monai.inference.batches import answer_all, read_ahead
 from phnet_monai.inference.formats import mask_suffix, write_scan_masks, write_scan_probabilities
 from phnet_monai.inference.frames import Frame, FrameSettings, find_lesions
 from phnet_monai.inference.hardness import pixel_hardness
 from phnet_monai.inference.naming import reason_of
 from phnet_monai.inference.overlay import draw_hardness, draw_overlay
-from phnet_monai.inference.records import Job, Mark, discard, source_mark, write_record
+from phnet_monai.inference.records import FAILED, Job, Mark, discard, source_mark, write_record
 from phnet_monai.inference.writers import write_png
 
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor
 
-READERS, WRITERS = 2, 2
-FAILED = "failed"
+WRITERS = 2
 
 _Read = tuple[Mark, Scan]
 
@@ -92,10 +92,11 @@ class Pipeline:
         """
         under_way: deque[tuple[Job, _Open | BaseException]] = deque()
         batch: list[tuple[_Open, int]] = []
-        limit = 4 * self.predictor.batch_size
+        limit, ahead = 4 * self.predictor.batch_size, 2 * self.predictor.batch_size
+        scans = read_ahead(jobs, lambda job: _read(job, self.out), ahead=ahead, weight=lambda job: _weight(job, ahead))
         with spare_core(self.predictor.device), ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
             try:
-                for job, found in _read_ahead(jobs, self.out, 2 * self.batch_size):
+                for job, found in scans:
                     opened = _Open.of(job, found)
                     under_way.append((job, opened))
                     if isinstance(opened, _Open):
@@ -113,27 +114,18 @@ class Pipeline:
 
     def _segment(self, batch: Sequence[tuple[_Open, int]], pool: ThreadPoolExecutor) -> None:
         """Ask the network and hand its answers to the writers. A batch that fails is tried again in smaller parts."""
-        if not batch:
-            return
-        answers: Sequence[np.ndarray | Exception]
-        try:
-            answers = self.predictor.predict([opened.scan.frames[index] for opened, index in batch])
-            self.frames += len(batch)
-        except Exception as error:
-            # its traceback holds what the network had allocated: no memory would be free for the next try
-            answers = [error.with_traceback(None)]
-        if isinstance(answers[0], Exception) and len(batch) > 1:
-            half = (len(batch) + 1) // 2
-            if is_out_of_memory(answers[0]):
-                self.batch_size = half
-                release_memory()
-            self._segment(batch[:half], pool)
-            self._segment(batch[half:], pool)
-            return
+        answers = answer_all(self._ask, batch, on_shortage=self._shrink)
+        self.frames += sum(not isinstance(answer, Exception) for answer in answers)
         for (opened, index), answer in zip(batch, answers, strict=True):
             future = pool.submit(self._finish, opened, index, answer)
             opened.futures.append(future)
             self.writing.add(future)
+
+    def _ask(self, batch: Sequence[tuple[_Open, int]]) -> list[np.ndarray]:
+        return self.predictor.predict([opened.scan.frames[index] for opened, index in batch])
+
+    def _shrink(self, size: int) -> None:
+        self.batch_size = size
 
     def _hold_back(self, limit: int) -> None:
         """Wait until at most `limit` frames are with the writers: frames of a long clip must not pile up."""
@@ -245,21 +237,6 @@ def spare_core(device: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, numpy or a runtime says that memory did not suffice."""
-    text = str(error).lower()
-    known = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate", "bad_alloc")
-    return isinstance(error, MemoryError) or any(words in text for words in known)
-
-
-def release_memory() -> None:
-    """Give unused memory of a GPU back before a smaller batch is tried."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _read(job: Job, out: Path) -> _Read:
     """The scan, once what an earlier run made of it is gone: it would be of another file, model or setting."""
     discard(out, job.record_file(out))
@@ -267,25 +244,6 @@ def _read(job: Job, out: Path) -> _Read:
     return mark, read_scan(job.path)
 
 
-def _read_ahead(jobs: Sequence[Job], out: Path, ahead: int) -> Iterator[tuple[Job, _Read | BaseException]]:
-    """Each job in order with its scan, or with the error of reading it.
-
-    At most `ahead` pictures wait in memory; a stack of frames counts as many, since its size is not known before.
-    """
-    waiting: deque[tuple[Job, Future[_Read], int]] = deque()
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        try:
-            for job in jobs:
-                waiting.append((job, pool.submit(_read, job, out), _weight(job.path, ahead)))
-                while sum(weight for _, _, weight in waiting) > ahead:
-                    first, future, _ = waiting.popleft()
-                    yield first, future.exception() or future.result()
-            while waiting:
-                first, future, _ = waiting.popleft()
-                yield first, future.exception() or future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _weight(path: Path, ahead: int) -> int:
-    return 1 if path.name.lower().endswith(IMAGE_SUFFIXES) else max(1, ahead // 2)
+def _weight(job: Job, ahead: int) -> int:
+    """1 for a picture; a stack of frames counts as many, since its size is not known before it is read."""
+    return 1 if job.path.name.lower().endswith(IMAGE_SUFFIXES) else max(1, ahead // 2)

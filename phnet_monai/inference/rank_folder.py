@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,16 +12,14 @@ from tqdm import tqdm
 
 from phnet_monai.data.decode import read_image
 from phnet_monai.inference.annotations import Format, Proposal, export_proposals
+from phnet_monai.inference.batches import answer_all, read_ahead
 from phnet_monai.inference.contact_sheet import write_contact_sheet
 from phnet_monai.inference.examiner import Examined, Examiner
 from phnet_monai.inference.files import result_keys
 from phnet_monai.inference.rank_inputs import Pool, check_rank_out
 from phnet_monai.inference.ranking import NOTHING, Weights, rank_diverse, scores
 from phnet_monai.inference.ranking_table import RankedImage, write_ranking
-
-SOME_FAILED, NOTHING_TO_DO = 3, 4
-_READERS = 2
-"""Threads that decode the next images while the network works on the present ones."""
+from phnet_monai.inference.records import NOTHING_TO_DO, SOME_FAILED
 
 
 @dataclass(frozen=True)
@@ -109,13 +106,15 @@ def examine_files(
     found: dict[str, Examined] = {}
     batch: list[tuple[str, np.ndarray]] = []
     with tqdm(total=len(files), desc=what, unit="image", disable=True if quiet else None, file=sys.stderr) as bar:
-        for left, (name, image) in zip(range(len(files), 0, -1), _read_ahead(files, examiner), strict=True):
+        images = read_ahead(files.items(), lambda file: read_image(file[1]), ahead=2 * examiner.predictor.batch_size)
+        for left, ((name, _), image) in zip(range(len(files), 0, -1), images, strict=True):
             if isinstance(image, BaseException):
                 failed.append((name, _reason(image)))
             else:
                 batch.append((name, image))
             if len(batch) == examiner.predictor.batch_size or left == 1:
-                for done, look in _examine(batch, examiner):
+                looks = answer_all(lambda part: examiner.examine([pixels for _, pixels in part]), batch)
+                for (done, _), look in zip(batch, looks, strict=True):
                     if isinstance(look, Examined):
                         found[done] = look
                     else:
@@ -123,38 +122,6 @@ def examine_files(
                 batch = []
             bar.update()
     return found
-
-
-def _examine(batch: Sequence[tuple[str, np.ndarray]], examiner: Examiner) -> Iterator[tuple[str, Examined | Exception]]:
-    """If a batch fails, its images are tried in smaller ones: only the guilty fail, and memory may suffice."""
-    try:
-        looks = examiner.examine([image for _, image in batch])
-    except Exception as error:
-        if len(batch) == 1:
-            yield batch[0][0], error
-            return
-        half = len(batch) // 2
-        yield from _examine(batch[:half], examiner)
-        yield from _examine(batch[half:], examiner)
-        return
-    yield from ((name, look) for (name, _), look in zip(batch, looks, strict=True))
-
-
-def _read_ahead(files: Mapping[str, Path], examiner: Examiner) -> Iterator[tuple[str, np.ndarray | BaseException]]:
-    """Each name in order with its image, or with the error of reading it; two batches at most wait in memory."""
-    ahead = 2 * examiner.predictor.batch_size
-    waiting: list[tuple[str, Future[np.ndarray]]] = []
-    with ThreadPoolExecutor(_READERS) as threads:
-        try:
-            for name, path in files.items():
-                waiting.append((name, threads.submit(read_image, path)))
-                if len(waiting) > ahead:
-                    first, future = waiting.pop(0)
-                    yield first, future.exception() or future.result()
-            for first, future in waiting:
-                yield first, future.exception() or future.result()
-        finally:
-            threads.shutdown(cancel_futures=True)
 
 
 def rank_examined(

@@ -7,7 +7,6 @@ settings, all kinds of results that are asked for, and every result as long as i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,12 @@ from phnet_monai.files import write_json
 
 VERSION = 1
 RECORDS = "records"
+DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+"""What became of a file; skipped ones were finished earlier."""
+
+SOME_FAILED, NOTHING_TO_DO = 3, 4
+"""Exit codes of commands that work through files."""
+
 _PARTS = {
     "image": str,
     "kind": str,
@@ -41,7 +46,7 @@ class Job:
         name: what it is called towards the user: its path below the input, or a hash of its content.
         key: name of its results below each result folder, without ending.
         kinds: results asked for: `masks` and any of `overlays`, `hardness`, `probabilities`.
-        settings: digest of model and settings, see `digest`.
+        settings: digest of model and settings, see `files.digest`.
         origin: digest of where the file lies, so that the same name in another folder is not taken for it; empty for
             names that are made of the content.
     """
@@ -55,11 +60,6 @@ class Job:
 
     def record_file(self, out: Path) -> Path:
         return out / RECORDS / f"{self.key}.json"
-
-
-def digest(content: Any) -> str:
-    """16 hex digits that stand for plain values (JSON)."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def source_mark(path: Path) -> Mark:
@@ -86,7 +86,7 @@ def write_record(
     record = {
         "version": VERSION,
         "image": job.name,
-        "status": "done",
+        "status": DONE,
         "kind": kind,
         "kinds": list(job.kinds),
         "settings": job.settings,
@@ -148,6 +148,12 @@ def discard(out: Path, record_file: Path) -> None:
 def record_files(out: Path) -> list[Path]:
     """All record files below `out`, sorted."""
     return sorted((out / RECORDS).rglob("*.json"))
+
+
+def known_records(out: Path) -> dict[Path, dict[str, Any]]:
+    """All records in `out` by their file, without the frames, which are most of them."""
+    records = {path: read_record(path) for path in record_files(out)}
+    return {path: {**record, "frames": []} for path, record in records.items() if record is not None}
 
 
 def records_of(out: Path, settings: str) -> Iterator[dict[str, Any]]:

@@ -38,6 +38,7 @@ from phnet_monai.inference.report_page import (
 )
 from phnet_monai.inference.report_plots import Plot, PlotPoint, bland_altman, dice_by_size, legend, point_groups
 
+REPORT_FILE = "report.html"
 RESEARCH_ONLY = "Research use only. Not a medical device: no finding on this page may decide about a patient."
 
 NAME = Column("name", "Image", "Name of the file")

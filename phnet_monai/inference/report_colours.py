@@ -1,4 +1,4 @@
-"""The hardness map's colours, as small pictures for a page."""
+"""The hardness map's colours, one code for pages and pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEVELS = 16  # steps of a picture: fit 4 bits a cell
 
 def hardness_colour(hardness: float) -> tuple[str, float]:
     """Colour (#rrggbb) and opacity of a hardness in [0, 1]."""
-    return _hex(_ramp(np.array([hardness]))[0]), round(float(_opacity(np.array([hardness]))[0]), 3)
+    return _hex(ramp(np.array([hardness]))[0]), round(float(opacity_of(np.array([hardness]))[0]), 3)
 
 
 def legend_stops(count: int = 9) -> list[tuple[float, str, float]]:
@@ -44,21 +44,22 @@ def hardness_png(levels: bytes, grid: int) -> str:
     steps = np.linspace(0, 1, _LEVELS)
     picture = Image.fromarray(cells).convert("P")
     picture.putdata(cells.ravel().tolist())
-    picture.putpalette(_ramp(steps).astype(np.uint8).tobytes())
-    opacity = np.rint(_opacity(steps) * 255).astype(np.uint8).tobytes()
+    picture.putpalette(ramp(steps).astype(np.uint8).tobytes())
+    opacity = np.rint(opacity_of(steps) * 255).astype(np.uint8).tobytes()
     stream = io.BytesIO()
     picture.save(stream, format="PNG", optimize=False, bits=4, transparency=opacity)
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _ramp(hardness: np.ndarray) -> np.ndarray:
-    """(n,) in [0, 1] -> (n, 3) in [0, 255]."""
+def ramp(hardness: np.ndarray) -> np.ndarray:
+    """Colours (n, 3) in [0, 255] of hardnesses (n,) in [0, 1]."""
     anchors = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in HARDNESS_COLOURS])
     places = np.linspace(0, 1, len(anchors))
     return np.rint(np.stack([np.interp(hardness, places, channel) for channel in anchors.T], axis=1))
 
 
-def _opacity(hardness: np.ndarray) -> np.ndarray:
+def opacity_of(hardness: np.ndarray) -> np.ndarray:
+    """How much of the image each hardness covers, in [0, 1]."""
     return STRONGEST * np.clip(hardness, 0, 1) ** 0.8
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from phnet_monai import __version__
 from phnet_monai.files import write_json
-from phnet_monai.inference.lesion_table import LesionRow, write_lesion_tables
+from phnet_monai.inference.lesion_table import CSV_FILE, JSON_FILE, LesionRow, write_lesion_tables
 from phnet_monai.inference.measure import Lesion
-from phnet_monai.inference.records import records_of
-from phnet_monai.inference.report import write_report
+from phnet_monai.inference.records import DONE, FAILED, NOTHING_TO_DO, SKIPPED, SOME_FAILED, records_of
+from phnet_monai.inference.report import REPORT_FILE, write_report
 
-RUN_FILE, REPORT_FILE = "run.json", "report.html"
-WHOLE_FILES = ("lesions.csv", "lesions.json", REPORT_FILE)
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
-SOME_FAILED, NOTHING_TO_DO = 3, 4
+RUN_FILE = "run.json"
+WHOLE_FILES = (CSV_FILE, JSON_FILE, REPORT_FILE)
+"""What tells of all scans in the folder."""
+
 PACKAGES = ("torch", "monai", "numpy", "pillow", "scikit-image", "onnxruntime", "openvino", "pydicom", "highdicom")
 
 

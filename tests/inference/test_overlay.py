@@ -110,3 +110,19 @@ def test_arguments_are_not_changed() -> None:
     draw_overlay(image, mask, mask.astype(np.float32), mask)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(mask, before[1])
+
+
+def test_hardness_has_the_report_s_colours() -> None:
+    from phnet_monai.inference.overlay import draw_hardness
+    from phnet_monai.inference.report_colours import hardness_colour
+
+    image = np.full((2, 3), 100, dtype=np.uint8)
+    hardness = np.array([[0, 0.5, 1], [0, 0, 1]], dtype=np.float32)
+    drawn = draw_hardness(image, hardness)
+    assert drawn[0, 0].tolist() == [100] * 3  # certain: the image itself
+    for column, value in ((1, 0.5), (2, 1.0)):
+        colour, opacity = hardness_colour(value)
+        expected = [100 * (1 - opacity) + opacity * int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        np.testing.assert_allclose(drawn[0, column], expected, atol=2)
+    with pytest.raises(ValueError, match=r"hardness: expected shape \(2, 3\)"):
+        draw_hardness(image, hardness[:, :2])

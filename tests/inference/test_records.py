@@ -12,9 +12,9 @@ import pytest
 
 from phnet_monai.inference.records import (
     Job,
-    digest,
     discard,
     finished_record,
+    known_records,
     read_record,
     record_files,
     records_of,
@@ -48,6 +48,7 @@ def test_a_finished_scan(job: Job, tmp_path: Path) -> None:
     assert finished_record(out, job) == written == json.loads((out / "records" / "a.json").read_text())
     assert list(records_of(out, "settings")) == [written]
     assert list(records_of(out, "others")) == []
+    assert known_records(out) == {job.record_file(out): {**written, "frames": []}}
 
 
 def test_fewer_results_are_finished_more_are_not(job: Job, tmp_path: Path) -> None:
@@ -81,11 +82,6 @@ def test_what_makes_it_unfinished(job: Job, tmp_path: Path) -> None:
 def test_a_record_of_another_scan_model_or_folder(job: Job, tmp_path: Path, change: dict[str, str]) -> None:
     finish(tmp_path / "o", job)
     assert finished_record(tmp_path / "o", replace(job, **change)) is None
-
-
-def test_digest_is_of_the_values() -> None:
-    assert digest({"a": 1, "b": [2.5, None]}) == digest({"b": [2.5, None], "a": 1})
-    assert digest({"a": 1}) != digest({"a": 2})
 
 
 def test_discard_removes_results_and_record(job: Job, tmp_path: Path) -> None:
