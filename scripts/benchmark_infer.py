@@ -2,6 +2,7 @@
 
     python scripts/benchmark_infer.py Dataset_BUSI_with_GT --rounds 3 --out docs/results/infer_speed.json
     python scripts/benchmark_infer.py Dataset_BUSI_with_GT --memory 5000
+    python scripts/benchmark_infer.py Dataset_BUSI_with_GT --stages --limit 50
 
 All use the same model and the same images, and take turns, so that a machine that slows down slows all of them:
 
@@ -11,7 +12,8 @@ All use the same model and the same images, and take turns, so that a machine th
     command   the whole process, from its start (libraries and model are loaded) to its end
     monai     LoadImaged, Resized, SpatialPadd, SupervisedEvaluator, Invertd, SaveImaged: masks only
 
-`--memory N` segments N images (the folder over and over, by links) and prints the peak memory along the way.
+`--stages` times the parts of `infer` one after the other on one core. `--memory N` segments N images (the folder over and
+over, by links) and prints the peak memory along the way.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,11 +37,15 @@ import torch
 from phnet_monai.comparison.cells import machine
 from phnet_monai.data import read_image
 from phnet_monai.files import write_json
-from phnet_monai.inference import Predictor, infer_folder
+from phnet_monai.inference import FrameSettings, Predictor, draw_overlay, infer_folder
+from phnet_monai.inference.frames import find_lesions
 from phnet_monai.inference.models import default_model
+from phnet_monai.inference.predictor import lesion_probs, restore
+from phnet_monai.inference.writers import write_mask, write_png
 from phnet_monai.transforms.fit import fit_image
 
 BATCH = 8
+SETTINGS = FrameSettings()
 
 
 def pictures(source: Path) -> list[Path]:
@@ -155,6 +162,41 @@ def speeds(images: list[Path], rounds: int) -> dict[str, Any]:
     return {name: {"median": statistics.median(r), "lowest": r[0], "highest": r[-1]} for name, r in rates.items()}
 
 
+def stages(images: list[Path]) -> None:
+    """Milliseconds per image of each part of `infer`, on one core."""
+    torch.set_num_threads(1)
+    predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
+    assert predictor.size is not None
+    assert predictor.pad_value is not None
+    seconds: Counter[str] = Counter()
+
+    def timed(name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        result = function(*arguments, **options)
+        seconds[name] += time.perf_counter() - begun
+        return result
+
+    with tempfile.TemporaryDirectory() as place:
+        predictor.predict([read_image(images[0])] * BATCH)  # the first call prepares kernels
+        for start in range(0, len(images), BATCH):
+            pixels = [timed("read", read_image, image) for image in images[start : start + BATCH]]
+            fitted = [timed("fit", fit_image, one, predictor.size, predictor.pad_value) for one in pixels]
+            batch = torch.stack(fitted).to(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                probs = lesion_probs(timed("network", predictor.network, batch))
+            for one, answer in zip(pixels, probs, strict=True):
+                whole = timed("back to size", restore, answer, one.shape)
+                frame = timed("measure, thumbnail", find_lesions, one, whole, number=1, spacing=None, settings=SETTINGS)
+                drawn = timed("draw overlay", draw_overlay, one, frame.mask, whole)
+                timed("write overlay", write_png, Path(place) / "overlay.png", drawn)
+                timed("write mask", write_mask, Path(place) / "mask.png", frame.mask)
+    for name, value in seconds.items():
+        print(f"  {name:<20}{1000 * value / len(images):6.1f} ms")
+    print(
+        f"  {'all':<20}{1000 * sum(seconds.values()) / len(images):6.1f} ms per image, one core, {len(images)} images"
+    )
+
+
 def memory(images: list[Path], count: int) -> None:
     """Peak memory of the process after every fifth of `count` images."""
     predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
@@ -171,10 +213,16 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="BUSI in its original layout, or a folder of PNG files")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="use that many images")
+    parser.add_argument("--stages", action="store_true")
     parser.add_argument("--memory", type=int, metavar="N")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
-    images = pictures(args.images)[: args.limit]
+    images = pictures(args.images)
+    if args.limit:
+        images = images[:: max(1, len(images) // args.limit)][: args.limit]
+    if args.stages:
+        stages(images)
+        return
     if args.memory:
         memory(images, args.memory)
         return
