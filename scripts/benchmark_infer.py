@@ -12,8 +12,8 @@ All use the same model and the same images, and take turns, so that a machine th
     command   the whole process, from its start (libraries and model are loaded) to its end
     monai     LoadImaged, Resized, SpatialPadd, SupervisedEvaluator, Invertd, SaveImaged: masks only
 
-`--stages` times the parts of `infer` one after the other on one core. `--memory N` segments N images (the folder over and
-over, by links) and prints the peak memory along the way.
+`--stages` times the parts of `infer` one after the other on one core. `--memory N` segments N images (the folder over
+and over, by links) and prints the peak memory along the way.
 """
 
 from __future__ import annotations
