@@ -189,11 +189,20 @@ def test_settings_reach_run_json(images: Path, tmp_path: Path, model: str) -> No
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_leave_complete_files_and_the_rest_goes_on(
-    images: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+    images: Path,
+    tmp_path: Path,
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    number: int,
+    code: int,
 ) -> None:
     from phnet_monai.inference import Predictor
 
     out, real, calls = tmp_path / "o", Predictor.predict, []
+    # a shell that starts the tests in the background has Ctrl-C ignored, and Python leaves it so
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, interrupt))
 
     def ended(self: Predictor, batch: list[np.ndarray]) -> list[np.ndarray]:
         calls.append(len(batch))
