@@ -91,20 +91,21 @@ class EpochSampler(Sampler):
     """
 
     def __init__(self, length: int, count: int, seed: int) -> None:
-        self.length, self.count, self.seed, self.epoch = length, count, seed, 1
+        self.length, self.count, self.seed, self.epoch, self.done = length, count, seed, 1, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """The epoch to draw, without its first `done` draws."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
-        return self.count
+        return self.count - self.done
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
         passes = -(-self.count // self.length)
         order = np.concatenate([generator.permutation(self.length) for _ in range(passes)])[: self.count]
         seeds = generator.integers(0, 2**63 - 1, size=self.count)
-        yield from zip(order.tolist(), seeds.tolist(), strict=True)
+        yield from zip(order.tolist()[self.done :], seeds.tolist()[self.done :], strict=True)
 
 
 class SemiSupervisedLoader:
@@ -116,7 +117,7 @@ class SemiSupervisedLoader:
         batch_size: labeled images per step; unlabeled_batch_size: unlabeled ones (None: the same).
         use_unlabeled: False leaves the unlabeled batches out but keeps the number of steps (supervised-only runs).
         epoch_length: steps per epoch; None: max(labeled // batch_size, unlabeled // unlabeled_batch_size), at least 1.
-        num_workers: loader processes for each list; the views do not depend on it.
+        num_workers: loader processes for each list; nothing of a training depends on their number.
 
     Raises:
         ValueError: no labeled image, or batch sizes below 1.
@@ -143,7 +144,6 @@ class SemiSupervisedLoader:
             raise ValueError("the labeled list of the datalist is empty; prepare it again with more labeled images")
         longest = max(len(labeled) // batch_size, count // unlabeled_batch_size)  # type: ignore[arg-type]
         self.epoch_length = epoch_length or max(1, longest)
-        self.samplers: list[EpochSampler] = []
         self.labeled = self._loader(labeled, weak_view, True, batch_size, num_workers, 2 * seed)
         self.unlabeled: DataLoader | None = None
         if use_unlabeled and unlabeled is not None and count:
@@ -153,19 +153,22 @@ class SemiSupervisedLoader:
         self, dataset: Dataset, weak_view: WeakView, labeled: bool, batch_size: int, num_workers: int, seed: int
     ) -> DataLoader:
         sampler = EpochSampler(len(dataset), self.epoch_length * batch_size, seed)  # type: ignore[arg-type]
-        self.samplers.append(sampler)
         return DataLoader(
             WeakViewDataset(dataset, weak_view, labeled),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            # else it draws from torch's own at every epoch, and dropout would depend on the number of processes
+            generator=torch.Generator().manual_seed(seed),
             pin_memory=torch.cuda.is_available(),
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        for sampler in self.samplers:
-            sampler.set_epoch(epoch)
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """The epoch that the next iteration gives, without its first `done` steps (a run resumed in the middle)."""
+        for loader in (self.labeled, self.unlabeled):
+            if loader is not None:
+                loader.sampler.set_epoch(epoch, done * (loader.batch_size or 1))  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return self.epoch_length

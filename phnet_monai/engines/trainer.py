@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -14,14 +15,19 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
+from phnet_monai.engines.interruption import Interruption
 from phnet_monai.engines.step import LABELED, UNLABELED, Output, SemiSupervisedEvents, Step, View
 from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+SKIPS_IN_A_ROW = 20
+"""With `on_nonfinite` "skip": so many skipped steps one after the other end the run."""
+
+
 class NonFiniteLossError(ValueError):
-    """A loss term is NaN or infinite; raised before the weights are touched."""
+    """A loss term or a gradient is NaN or infinite; raised before the weights are touched."""
 
 
 class SemiSupervisedTrainer(Trainer):
@@ -47,9 +53,15 @@ class SemiSupervisedTrainer(Trainer):
         amp: None, `bf16` or `fp16` (with gradient scaling; CUDA only).
         channels_last: memory format of networks and images.
         seed: randomness of an epoch depends on (seed, epoch) only, so that a resumed run repeats it.
+        on_nonfinite: what happens to a step whose loss or gradient is NaN or infinite: `stop` ends the run, `skip`
+            leaves weights, teacher and schedule of weights as they are and goes on (logged as `skipped`; after 20 in a
+            row the run ends). With `fp16` the gradient scaler skips infinite gradients in any case.
+
+    SIGTERM and Ctrl-C wait for the end of a step; then `SemiSupervisedEvents.INTERRUPTED` is fired, at which
+    `SaveCheckpoints` saves, and the signal has its way (`Interruption`).
 
     Raises:
-        NonFiniteLossError: during `run`, before backward; names the terms.
+        NonFiniteLossError: during `run`, before the weights are touched; names the terms.
     """
 
     def __init__(
@@ -72,7 +84,10 @@ class SemiSupervisedTrainer(Trainer):
         amp: str | None = None,
         channels_last: bool = True,
         seed: int = 0,
+        on_nonfinite: str = "stop",
     ) -> None:
+        if on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"on_nonfinite is {on_nonfinite!r}, expected 'stop' or 'skip'")
         if amp is not None and amp not in AMP_TYPES:
             raise ValueError(f"SemiSupervisedTrainer: amp is {amp!r}, expected null, 'bf16' or 'fp16'")
         device = torch.device(device)
@@ -95,6 +110,9 @@ class SemiSupervisedTrainer(Trainer):
         self.supervised_loss, self.teacher_noise = supervised_loss, teacher_noise
         self.amp_type = AMP_TYPES[amp] if amp else None
         self.generator = torch.Generator()
+        self.on_nonfinite, self.skipped_in_a_row = on_nonfinite, 0
+        self.trained: list[nn.Module] = [self.network]  # a handler with a student of its own adds it
+        self.interruption = Interruption(lambda: self.fire_event(SemiSupervisedEvents.INTERRUPTED))
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -105,7 +123,16 @@ class SemiSupervisedTrainer(Trainer):
         )
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.add_event_handler(Events.EPOCH_STARTED, SemiSupervisedTrainer._start_epoch)
+        # a step lasts from before it is counted to the event after its last, when all handlers are done with it
+        self.add_event_handler(Events.GET_BATCH_COMPLETED, self.interruption.hold)
+        self.add_event_handler(Events.GET_BATCH_STARTED, SemiSupervisedTrainer._end_step)
+        self.add_event_handler(Events.EPOCH_COMPLETED, SemiSupervisedTrainer._end_step)
         self._register_handlers([handler for handler in train_handlers or () if handler is not None])
+
+    def run(self) -> None:  # type: ignore[override]
+        """Train up to `max_epochs`, from the state's own epoch and iteration."""
+        with self.interruption.installed():
+            super().run()
 
     @property
     def pretraining(self) -> bool:
@@ -141,11 +168,41 @@ class SemiSupervisedTrainer(Trainer):
         epoch_seed = self.seed * 1_000_003 + self.state.epoch
         torch.manual_seed(epoch_seed)  # dropout
         self.generator.manual_seed(epoch_seed)
-        if hasattr(self.data_loader, "set_epoch"):
-            self.data_loader.set_epoch(self.state.epoch)
+        done = self.state.iteration - (self.state.epoch - 1) * (self.state.epoch_length or 0)
+        if hasattr(self.data_loader, "set_epoch"):  # `done`: a resumed run goes on in the middle of an epoch
+            self.data_loader.set_epoch(self.state.epoch, **({"done": done} if done else {}))
+
+    def _end_step(self) -> None:
+        if self.interruption.holding:
+            self.interruption.release()
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, float]:
         step = self.state.step = Step()
+        if self.on_nonfinite == "stop":
+            return self._learn(step, batchdata)
+        # a forward pass changes the statistics of batch normalisation before the loss is known
+        buffers = [buffer for network in self.trained for buffer in network.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            summary = self._learn(step, batchdata)
+        except NonFiniteLossError as error:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            return self._skip(error)
+        self.skipped_in_a_row = 0
+        return summary
+
+    def _skip(self, error: NonFiniteLossError) -> dict[str, float]:
+        """The summary of a step that is passed over, or the error, where there are too many."""
+        self.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            raise NonFiniteLossError(
+                f"{self.skipped_in_a_row} steps in a row were skipped; the last: {error}"
+            ) from error
+        return {"loss": math.nan, "skipped": 1.0, "rate": self.optimizer.param_groups[0]["lr"]}
+
+    def _learn(self, step: Step, batchdata: dict[str, Any]) -> dict[str, float]:
         self._prepare_views(step, batchdata)
         self.fire_event(SemiSupervisedEvents.VIEWS_PREPARED)
         self.network.train()
@@ -163,10 +220,13 @@ class SemiSupervisedTrainer(Trainer):
         total = self._refuse_nonfinite(step)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.grad_scaler.scale(total).backward()
+        self._refuse_nonfinite_gradient()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         self.fire_event(IterationEvents.MODEL_COMPLETED)
+        if self.on_nonfinite == "skip":
+            step.scalars["skipped"] = 0.0
         step.scalars["rate"] = self.optimizer.param_groups[0]["lr"]
         return self._summary(step, total)
 
@@ -240,8 +300,21 @@ class SemiSupervisedTrainer(Trainer):
         if torch.isfinite(torch.as_tensor(total)):  # a float where only handlers add terms
             return total
         terms = ", ".join(f"{name} = {float(value.detach())}" for name, value in step.losses.items())
-        raise NonFiniteLossError(
-            f"epoch {self.state.epoch}, iteration {self.state.iteration}: the loss is not finite ({terms}). Nothing of "
+        raise self._nonfinite(f"the loss is not finite ({terms})")
+
+    def _refuse_nonfinite_gradient(self) -> None:
+        """A finite loss can have an infinite gradient (a square root at 0, say); one update would spoil all weights."""
+        if self.grad_scaler.is_enabled():  # it looks itself
+            return
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch._foreach_norm([p.grad for p in parameters]) if parameters else ()
+        if parameters and not torch.isfinite(torch.stack(norms)).all():
+            count = sum(not bool(torch.isfinite(norm)) for norm in norms)
+            raise self._nonfinite(f"the gradient of {count} of {len(norms)} tensors is not finite, the loss is")
+
+    def _nonfinite(self, what: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"epoch {self.state.epoch}, iteration {self.state.iteration}: {what}. Nothing of "
             "this step was kept and no checkpoint of it is written. Lower the learning rate, use amp null or bf16, and "
             "check the images for constant or broken files."
         )
