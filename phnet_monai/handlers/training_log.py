@@ -22,7 +22,8 @@ class TrainingLog:
     """Logs every scalar of the steps, the validation metrics, and image panels of the unlabeled view.
 
     TensorBoard (`folder`/tensorboard): `train/<name>` every `interval` steps, `validation/<name>` every epoch that
-    validates, `unlabeled/<name>` where pseudo-labels are scored, `panels` every `panel_epochs` epochs. `folder`/history.jsonl: one line an epoch, means over its steps.
+    validates, `unlabeled/<name>` where pseudo-labels are scored, `panels` every `panel_epochs` epochs.
+    `folder`/history.jsonl: one line an epoch, means over its steps (those of skipped steps are left out).
 
     Attach after the validation handler and before `SaveCheckpoints`.
     """

@@ -1,5 +1,7 @@
 """Signals at safe points."""
 
+# ruff: noqa: PT012
+
 from __future__ import annotations
 
 import os
