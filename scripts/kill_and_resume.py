@@ -2,10 +2,11 @@
 
     python scripts/kill_and_resume.py --kills 50
 
-Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a run is a process that is killed by SIGKILL,
-SIGTERM or SIGINT after a random time; the next one goes on with `resume`. When a run reaches its end, its weights (student,
-teacher), optimiser, memory bank, best checkpoint, scores and log are compared with those of the unbroken run, and a new run
-begins, until there were enough kills. After each kill the checkpoint must be readable. Exit code 1: something was lost.
+Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a run is a process that is killed by
+SIGKILL, SIGTERM or SIGINT after a random time; the next one goes on with `resume`. When a run reaches its end, its
+weights (student, teacher), optimiser, memory bank, best checkpoint, scores and log are compared with those of the
+unbroken run, and a new run begins, until there were enough kills. After each kill the checkpoint must be readable.
+Exit code 1: something was lost.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ LENGTH = {"max_epochs": 4, "epoch_length": 5, "pretrain_epochs": 1, "batch_size"
 def show_phases(board: mmap.mmap) -> None:
     """Let this process write what it is doing into the first byte of `board`, for the parent to read."""
     from ignite.engine import Events
+
     from phnet_monai.engines import LesionEvaluator, SemiSupervisedTrainer
 
     def during(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +63,7 @@ def show_phases(board: mmap.mmap) -> None:
 
 
 def life(datalist: Path, folder: Path, overrides: dict[str, Any], method: str, board: mmap.mmap) -> int:
-    """A process that trains to the end; its number. A fork, so that a life does not begin with ten seconds of imports."""
+    """A process that trains to the end; its number. A fork: a life need not begin with ten seconds of imports."""
     board[0] = PHASES.index("start")
     child = os.fork()
     if child:

@@ -22,10 +22,12 @@ class Interruption:
 
     Args:
         on_stop: called once, at the safe point, in the main thread.
+        at_release_only: a signal waits for the next `release` even where nothing is held: several processes must agree
+            on when they stop.
     """
 
-    def __init__(self, on_stop: Callable[[], Any]) -> None:
-        self.on_stop = on_stop
+    def __init__(self, on_stop: Callable[[], Any], *, at_release_only: bool = False) -> None:
+        self.on_stop, self.at_release_only = on_stop, at_release_only
         self.pending: int | None = None
         self._held = 0
         self._before: dict[int, Any] = {}
@@ -43,8 +45,12 @@ class Interruption:
                 self._before[number] = signal.signal(number, self._receive)
         try:
             yield
-        finally:
+        except BaseException:
             self._uninstall()
+            raise
+        self._uninstall()
+        if self.pending is not None:  # nothing was left to be saved
+            signal.raise_signal(self.pending)
 
     @property
     def holding(self) -> bool:
@@ -68,7 +74,10 @@ class Interruption:
         except BaseException:
             self._held -= 1
             raise
-        self.release()
+        if self.at_release_only:
+            self._held -= 1
+        else:
+            self.release()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a loader's process has inherited the handler; its parent decides
@@ -78,7 +87,7 @@ class Interruption:
                 self._deliver(number)
             return
         self.pending = number
-        if self._held:
+        if self._held or self.at_release_only:
             name = signal.Signals(number).name
             # not `print`: the signal may have come in the middle of one
             os.write(2, f"\n{name}: the step that runs is finished and saved; Ctrl-C again ends at once\n".encode())

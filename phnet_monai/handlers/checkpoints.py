@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from phnet_monai import __version__
+from phnet_monai.distributed import gather_all, joined_shard
 from phnet_monai.engines.step import SemiSupervisedEvents
 from phnet_monai.files import atomic_writer, keep_as, remove_partial_files
 from phnet_monai.handlers.random_state import random_state, set_random_state
@@ -35,6 +36,9 @@ class SaveCheckpoints:
     The `last.pt` before the last is kept as `previous.pt`; where `last.pt` cannot be read, resuming falls back to it.
     A run that is ended by SIGTERM or Ctrl-C saves first (`SemiSupervisedEvents.INTERRUPTED`). Non-finite weights are
     refused.
+
+    Of several joined processes the first writes, with the random numbers of all and the memory banks of each; resuming
+    takes as many processes.
 
     Attach after all other handlers that change anything in an iteration or run the validation.
 
@@ -105,7 +109,8 @@ class SaveCheckpoints:
             if last.is_file():
                 raise FileExistsError(f"{last}: a run was saved here before. Use resume, another folder, or remove it.")
         elif last.is_file() or previous.is_file():
-            remove_partial_files(self.folder, below=False)
+            if joined_shard().first:
+                remove_partial_files(self.folder, below=False)
             self._restore(engine, *read_newest(last, previous))
 
     def save(self, engine: Engine) -> None:
@@ -124,7 +129,7 @@ class SaveCheckpoints:
         if iteration > 0 and (self._saved is None or self._saved[0] < iteration):
             self._refuse_nonfinite(engine)
             self._save_last(engine, completed=False)
-        if self._saved is not None:
+        if self._saved is not None and joined_shard().first:
             _say(f"saved {self.folder / LAST} after step {self._saved[0]}; resume goes on from there")
 
     def _save_within(self, engine: Engine) -> None:
@@ -137,12 +142,7 @@ class SaveCheckpoints:
     def _save_last(self, engine: Engine, *, completed: bool) -> None:
         content = self._content(engine, self.last_score)
         content["training"] = self._training_state(engine, completed)
-        with atomic_writer(self.folder / LAST, sync=True) as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())  # only when the new one is on the disk may the older one go
-            if (self.folder / LAST).is_file():
-                keep_as(self.folder / LAST, self.folder / PREVIOUS)
+        self._write(LAST, content, keep=PREVIOUS)
         self._saved = (engine.state.iteration, completed)
 
     def _refuse_nonfinite(self, engine: Engine) -> None:
@@ -171,10 +171,17 @@ class SaveCheckpoints:
         return content
 
     def _training_state(self, engine: Engine, completed: bool) -> dict[str, Any]:
+        own = gather_all(
+            {
+                "random": random_state(getattr(engine, "generator", None)),
+                "handlers": {} if joined_shard().first else self._of_this_process(),
+            }
+        )
         state = {
             "epoch": engine.state.epoch,
             "completed": completed,
-            "random": random_state(getattr(engine, "generator", None)),
+            "random": own[0]["random"],
+            "other_processes": own[1:],
             "iteration": engine.state.iteration,
             "epoch_length": engine.state.epoch_length,
             "max_epochs": engine.state.max_epochs,
@@ -188,6 +195,11 @@ class SaveCheckpoints:
         if scaler is not None:
             state["scaler"] = scaler.state_dict()
         return state
+
+    def _of_this_process(self) -> dict[str, Any]:
+        """State of the handlers that differ from process to process, on the CPU."""
+        own = {name: handler for name, handler in self.handlers.items() if getattr(handler, "own_state", False)}
+        return {name: _on_cpu(handler.state_dict()) for name, handler in own.items()}
 
     def _restore(self, engine: Engine, content: dict[str, Any], path: Path) -> None:
         state = content.get("training")
@@ -210,23 +222,32 @@ class SaveCheckpoints:
         scaler = getattr(engine, "grad_scaler", None)
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
+        own = {"random": state["random"], "handlers": {}}
+        shard = joined_shard()
+        if shard.world != 1 + len(state["other_processes"]):
+            raise CheckpointError(
+                f"{path}: was trained by {1 + len(state['other_processes'])} processes, now there are {shard.world}; "
+                "resume with as many"
+            )
+        if shard.rank:
+            own = state["other_processes"][shard.rank - 1]
         for name, handler in self.handlers.items():
-            handler.load_state_dict(state["handlers"][name])
+            handler.load_state_dict(own["handlers"].get(name, state["handlers"][name]))
         self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]
         self.last_score = content["info"]["score"]["value"]
         self._saved = (state["iteration"], state["completed"])
-        self._place(engine, state)
+        self._place(engine, state, own["random"])
 
-    def _place(self, engine: Engine, state: dict[str, Any]) -> None:
+    def _place(self, engine: Engine, state: dict[str, Any], numbers: dict[str, Any]) -> None:
         """Where the run goes on: after an epoch, before its validation, or between two of its steps."""
         epoch, iteration = state["epoch"], state["iteration"]
         engine.state.epoch, engine.state.iteration = epoch, iteration
         within = not state["completed"] and iteration < epoch * state["epoch_length"]
         if within:
             engine.state.epoch = epoch - 1  # the engine counts it up
-            self._random = state["random"]
+            self._random = numbers
             return
-        set_random_state(state["random"], getattr(engine, "generator", None))
+        set_random_state(numbers, getattr(engine, "generator", None))
         if not state["completed"]:
             engine.fire_event(Events.EPOCH_COMPLETED)
 
@@ -236,9 +257,15 @@ class SaveCheckpoints:
             set_random_state(self._random, getattr(engine, "generator", None))
             self._random = None
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
+    def _write(self, name: str, content: dict[str, Any], keep: str | None = None) -> None:
+        if not joined_shard().first:
+            return
         with atomic_writer(self.folder / name, sync=True) as stream:
             torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())  # only when the new one is on the disk may the older one go
+            if keep is not None and (self.folder / name).is_file():
+                keep_as(self.folder / name, self.folder / keep)
 
 
 def read_newest(last: Path, previous: Path) -> tuple[dict[str, Any], Path]:
@@ -263,6 +290,14 @@ def _held(engine: Engine) -> contextlib.AbstractContextManager[None]:
     """Inside, a signal waits: several files belong together."""
     interruption = getattr(engine, "interruption", None)
     return contextlib.nullcontext() if interruption is None else interruption.held()
+
+
+def _on_cpu(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _on_cpu(value) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [_on_cpu(value) for value in state]
+    return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
 def _say(text: str) -> None:

@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from phnet_monai.distributed import gather_all, joined_shard
 from phnet_monai.engines.step import UNLABELED, Step
 from phnet_monai.files import atomic_writer
 from phnet_monai.transforms.patches import expand_patches
@@ -24,6 +25,9 @@ class TrainingLog:
     TensorBoard (`folder`/tensorboard): `train/<name>` every `interval` steps, `validation/<name>` every epoch that
     validates, `unlabeled/<name>` where pseudo-labels are scored, `panels` every `panel_epochs` epochs.
     `folder`/history.jsonl: one line an epoch, means over its steps (those of skipped steps are left out).
+
+    Of several joined processes the first writes: scalars of its own steps to TensorBoard, means over all processes to
+    the history.
 
     Attach after the validation handler and before `SaveCheckpoints`.
     """
@@ -57,13 +61,24 @@ class TrainingLog:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_and_raise)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was summed up in this epoch, for a run that is resumed in the middle of it."""
-        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+        """What all processes summed up in this epoch, for a run that is resumed in the middle of it."""
+        sums, counts = self._of_all_processes()
+        return {"sums": sums, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._reset()
-        self.sums.update(state["sums"])
-        self.counts.update(state["counts"])
+        if joined_shard().first:
+            self.sums.update(state["sums"])
+            self.counts.update(state["counts"])
+
+    def _of_all_processes(self) -> tuple[dict[str, float], dict[str, int]]:
+        sums: dict[str, float] = defaultdict(float)
+        counts: dict[str, int] = defaultdict(int)
+        for of_one in gather_all((dict(self.sums), dict(self.counts))):
+            for total, part in zip((sums, counts), of_one, strict=True):
+                for name, value in part.items():
+                    total[name] += value  # type: ignore[operator]
+        return dict(sums), dict(counts)
 
     def start_epoch(self, engine: Engine) -> None:
         if engine.state.iteration == (engine.state.epoch - 1) * (engine.state.epoch_length or 0):
@@ -72,7 +87,7 @@ class TrainingLog:
 
     def start(self, engine: Engine) -> None:
         """At the first epoch: a resumed run knows its place by then, and a refused one has left nothing behind."""
-        if self.writer is not None:
+        if self.writer is not None or not joined_shard().first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=engine.state.iteration + 1)
@@ -102,8 +117,10 @@ class TrainingLog:
         self.start(engine)  # a run that is resumed before its validation comes here first
         epoch = engine.state.epoch
         row: dict[str, object] = {"epoch": epoch, "iteration": engine.state.iteration}
-        row["train"] = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
-        assert self.writer is not None
+        sums, counts = self._of_all_processes()
+        if self.writer is None:  # not the first process
+            return
+        row["train"] = {name: sums[name] / counts[name] for name in sorted(sums)}
         for part, evaluator in self.evaluators.items():
             metrics = {} if evaluator is None else dict(evaluator.state.metrics)
             if metrics:
