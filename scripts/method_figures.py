@@ -74,9 +74,9 @@ def main() -> None:
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
-def draw_all(out: Path, work: Path, *, epochs: int, steps: int) -> list[Path]:
+def draw_all(out: Path, work: Path, *, epochs: int, steps: int, images: int = 60) -> list[Path]:
     """All pictures; returns their paths."""
-    start, trained = trainings(work, epochs, steps)
+    start, trained = trainings(work, epochs, steps, images)
     scene = make_scene(trained)
     pictures = {
         "step": step_picture(),
@@ -91,11 +91,13 @@ def draw_all(out: Path, work: Path, *, epochs: int, steps: int) -> list[Path]:
     return [out / f"{name}.svg" for name in pictures]
 
 
-def trainings(work: Path, epochs: int, steps: int) -> tuple[Path, Path]:
+def trainings(work: Path, epochs: int, steps: int, images: int) -> tuple[Path, Path]:
     """Checkpoints of PH-Net after its first step and after some more, both from the model that comes with phnet."""
     if not (work / "phantoms").is_dir():
-        write_phantoms(work / "phantoms", 60, seed=3)
-    datalist = prepare_folder(work / "phantoms", work / "data", labeled=16, overwrite=True, progress=False)
+        write_phantoms(work / "phantoms", images, seed=3)
+    datalist = prepare_folder(
+        work / "phantoms", work / "data", labeled=min(16, images // 2), overwrite=True, progress=False
+    )
     common = {"init": default_model(), "profile": "cpu", "method": "phnet", "device": "cpu"}
     runs = {"start": (1, 1), "trained": (epochs, steps)}
     for name, (count, length) in runs.items():
@@ -253,8 +255,9 @@ def _text(x: float, y: float, text: str, *, size: int = 14, anchor: str = "start
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" '
         f'font-family="Helvetica, Arial, sans-serif"><title>{html.escape(title)}</title>'
         f'<rect width="{width:g}" height="{height:g}" rx="8" fill="#ffffff"/>'
     )
