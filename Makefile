@@ -23,7 +23,7 @@ check: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

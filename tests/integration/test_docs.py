@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from phnet_monai.cli.main import COMMANDS, main
+from phnet_monai.data import load_datalist, read_image, read_mask
 
 ROOT = Path(__file__).parents[2]
 DOCS = SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "reference" / "doc_blocks.py")))
@@ -45,7 +46,7 @@ class Reader:
 
     place: Path
     lay_out: dict[str, Callable[[Path], object]]
-    run_module: Callable[..., str]
+    monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
     def read(self, page: str) -> list[str]:
@@ -77,7 +78,9 @@ class Reader:
             captured = self.capsys.readouterr()
             assert code == 0, f"{command}\nexit code {code}\n{captured.out}\n{captured.err}"
         elif words[:2] == ["python", "-m"]:
-            self.run_module(words[2:], cwd=self.place)
+            # here, not in a process of its own: importing torch and MONAI costs more than what they do
+            self.monkeypatch.setattr(sys, "argv", words[2:])
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
         elif words[0] in IN_A_SHELL:
             subprocess.run(words, check=True, cwd=self.place)
         else:
@@ -122,7 +125,6 @@ def reader(
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    run_module: Callable[..., str],
     capsys: pytest.CaptureFixture[str],
 ) -> Reader:
     def prepared(target: Path) -> None:
@@ -146,7 +148,7 @@ def reader(
     monkeypatch.setenv("BUNDLE", str(ROOT / "bundle"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # `python -m phnet_monai` looks for modules in the current folder
-    return Reader(tmp_path, names, run_module, capsys)
+    return Reader(tmp_path, names, monkeypatch, capsys)
 
 
 def as_busi(phantoms: Path, target: Path) -> None:
@@ -176,6 +178,7 @@ def new_pictures(phantoms: Path, target: Path) -> None:
             image.save((target / picture.name).with_suffix(suffix))
 
 
+@pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI's, of every config
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_says_can_be_done(page: str, reader: Reader) -> None:
     bundle = {path: path.stat().st_mtime_ns for path in (ROOT / "bundle").rglob("*")}
@@ -184,8 +187,26 @@ def test_what_a_page_says_can_be_done(page: str, reader: Reader) -> None:
     for name in set(sys.modules) - modules:  # those that the page wrote
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(reader.place)):
             del sys.modules[name]
+    if page == "docs/tutorial.md":
+        check_tutorial()
     assert ran or all(block.language != "bash" for block in DOCS.blocks(PAGES[page]))
     assert {path: path.stat().st_mtime_ns for path in (ROOT / "bundle").rglob("*")} == bundle  # nothing is left behind
+
+
+def check_tutorial() -> None:
+    """Its last datalist is the first one with the twelve chosen images among the labeled ones."""
+    first, second = load_datalist("data/own"), load_datalist("data/second")
+    names = {
+        part: [{item["image"] for item in parts[part]} for parts in (first, second)]
+        for part in ("labeled", "unlabeled")
+    }
+    added = names["labeled"][1] - names["labeled"][0]
+    assert len(added) == 12
+    assert names["unlabeled"][0] - names["unlabeled"][1] == added
+    for part in ("validation", "test"):
+        assert first[part] == second[part]
+    for item in second["labeled"]:
+        assert read_mask(item["label"]).shape == read_image(item["image"]).shape
 
 
 def test_readme_shows_the_whole_way() -> None:
