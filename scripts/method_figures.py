@@ -126,11 +126,11 @@ def make_scene(checkpoint: Path) -> Scene:
 def hardness_picture(scene: Scene) -> str:
     lesion, entropy = scene.probs[SHOWN, 1].numpy(), pixel_entropy(scene.probs)[SHOWN].numpy()
     sheet = Sheet(columns=2, rows=2, title="From the teacher's answer to the hardness map")
-    sheet.panel(0, grey(scene.image[SHOWN]), "weak view", "line: the teacher's pseudo-label")
+    sheet.panel(0, grey(scene.image[SHOWN]), "weak view", "line: pseudo-label")
     sheet.contour(0, lesion > 0.5, LESION)
-    sheet.panel(1, heat(lesion), "teacher's probability of lesion", scale=True)
-    sheet.panel(2, heat(entropy), "entropy of each pixel, / log C", scale=True)
-    sheet.panel(3, heat(scene.hardness[SHOWN].numpy()), f"hardness of {GRID} × {GRID} patches", scale=True, pixels=True)
+    sheet.panel(1, heat(lesion), "probability of lesion", scale=True)
+    sheet.panel(2, heat(entropy), "entropy / log C", scale=True)
+    sheet.panel(3, heat(scene.hardness[SHOWN].numpy()), f"hardness, {GRID} × {GRID}", scale=True, pixels=True)
     return sheet.text()
 
 
@@ -154,18 +154,18 @@ def mix_picture(scene: Scene) -> str:
     sheet.panel(1, grey(scene.image[other]), "next image", "blue: patches it lends")
     sheet.patches(1, cut, CUT)
     sheet.panel(2, grey(scene.mixed[SHOWN]), "mixed image A(x)", "what the student sees")
-    sheet.panel(3, grey(scene.mixed[SHOWN]), "pseudo-label y, mixed alike", "red: lesion")
+    sheet.panel(3, grey(scene.mixed[SHOWN]), "pseudo-label y", "red: lesion")
     sheet.fill(3, shown, LESION)
-    sheet.panel(4, heat(sure.numpy() * 2 - 1), "teacher's confidence in A(x)", scale=True, ends=("0.5", "1"))
-    sheet.panel(5, grey(scene.mixed[SHOWN]), "pixels that count", f"white: confidence below {THRESHOLD}")
+    sheet.panel(4, heat(sure.numpy() * 2 - 1), "confidence in A(x)", scale=True, ends=("0.5", "1"))
+    sheet.panel(5, grey(scene.mixed[SHOWN]), "pixels that count", f"white: below {THRESHOLD}")
     sheet.fill(5, sure < THRESHOLD, "#ffffff", opacity=0.85)
     return sheet.text()
 
 
 def contrast_picture(scene: Scene, start: Path, trained: Path) -> str:
     reliable = expand_patches(scene.shielded, (SIZE, SIZE)) & (scene.label == scene.second.argmax(dim=1))
-    sheet = Sheet(columns=3, rows=1, title="Pixels of hard patches, pulled together by class", extra=26)
-    sheet.panel(0, grey(scene.mixed[SHOWN]), "pixels that may be anchors", "shielded, both answers agree")
+    sheet = Sheet(columns=3, rows=1, title="Pixels of hard patches, pulled together by class", extra=30)
+    sheet.panel(0, grey(scene.mixed[SHOWN]), "possible anchors", "shielded, answers agree")
     sheet.fill(0, reliable[SHOWN] & (scene.label[SHOWN] == 0), BACKGROUND, opacity=0.55)
     sheet.fill(0, reliable[SHOWN] & (scene.label[SHOWN] > 0), LESION, opacity=0.55)
     for column, (checkpoint, title) in enumerate(((start, "features before"), (trained, "features after")), start=1):
@@ -192,30 +192,30 @@ def cosines(scene: Scene, reliable: Tensor, checkpoint: Path) -> dict[str, np.nd
 
 def step_picture() -> str:
     """The flow of one step, without images."""
-    sheet = Flow(width=720, height=400, title="One training step of PH-Net")
-    sheet.box(10, 40, 150, 52, "labeled images", "weak view")
-    sheet.box(10, 290, 150, 52, "unlabeled images", "weak view")
-    sheet.box(345, 40, 150, 62, "student", "gradient steps", "#e3ecfa")
-    sheet.box(195, 290, 120, 52, "teacher", "no gradient", "#fdeeda")
-    sheet.box(345, 280, 150, 72, "APA: shield, cut, mix", "by hardness")
-    sheet.box(345, 170, 150, 52, "mixed images A(x)", "and pseudo-labels y")
-    sheet.box(545, 30, 165, 46, "cross-entropy", "on the labels: L_s")
-    sheet.box(545, 100, 165, 46, "cross-entropy", "on confident pixels: L_u")
-    sheet.box(545, 170, 165, 52, "HPC: contrast", "on hard patches: L_c")
-    sheet.arrow((160, 66), (345, 66))
-    sheet.arrow((160, 316), (195, 316))
-    sheet.arrow((315, 316), (345, 316))
-    sheet.arrow((420, 280), (420, 222))
-    sheet.arrow((420, 170), (420, 102))
-    sheet.arrow((495, 60), (545, 53))
-    sheet.arrow((495, 78), (545, 118))
-    sheet.arrow((495, 92), (545, 190))
-    sheet.arrow((345, 90), (255, 90), (255, 290), dashed=True)
-    sheet.words(250, 190, "EMA of the", "weights", anchor="end")
-    sheet.words(322, 252, "probabilities,", "hardness", anchor="middle")
-    sheet.arrow((495, 316), (627, 316), (627, 222), dashed=True)
-    sheet.words(561, 308, "shielded patches", anchor="middle")
-    sheet.words(360, 388, "total loss = L_s + λ_u L_u + λ_c L_c;  labeled-only epochs use L_s alone", anchor="middle")
+    sheet = Flow(width=640, height=384, title="One training step of PH-Net")
+    sheet.box(4, 24, 140, 56, "labeled images", "weak view")
+    sheet.box(4, 274, 140, 56, "unlabeled images", "weak view")
+    sheet.box(296, 24, 160, 66, "student", "gradient steps", "#e3ecfa")
+    sheet.box(166, 274, 104, 56, "teacher", "no gradient", "#fdeeda")
+    sheet.box(296, 264, 160, 76, "APA: shield, mix", "by hardness")
+    sheet.box(296, 150, 160, 56, "mixed images A(x)", "pseudo-labels y")
+    sheet.box(484, 10, 148, 54, "cross-entropy", "labels: L_s")
+    sheet.box(484, 82, 148, 54, "cross-entropy", "confident pixels: L_u")
+    sheet.box(484, 154, 148, 56, "HPC: contrast", "hard patches: L_c")
+    sheet.arrow((144, 52), (296, 52))
+    sheet.arrow((144, 302), (166, 302))
+    sheet.arrow((270, 302), (296, 302))
+    sheet.arrow((376, 264), (376, 206))
+    sheet.arrow((376, 150), (376, 90))
+    sheet.arrow((456, 45), (484, 38))
+    sheet.arrow((456, 66), (484, 100))
+    sheet.arrow((456, 82), (484, 166))
+    sheet.arrow((296, 74), (218, 74), (218, 274), dashed=True)
+    sheet.words(210, 170, "EMA of the", "weights", anchor="end")
+    sheet.words(283, 232, "probabilities,", "hardness", anchor="middle")
+    sheet.arrow((456, 302), (558, 302), (558, 210), dashed=True)
+    sheet.words(516, 322, "shielded patches", anchor="middle")
+    sheet.words(320, 370, "total loss = L_s + λ_u L_u + λ_c L_c; labeled-only epochs: L_s alone", anchor="middle")
     return sheet.text()
 
 
@@ -290,21 +290,21 @@ class Sheet:
         pixels: bool = False,
     ) -> None:
         x, y = self.corner(number)
-        self.parts.append(_text(x, y - 8, title, weight=600, size=13))
+        self.parts.append(_text(x, y - 8, title, weight=600, size=17))
         rendering = ' style="image-rendering:pixelated"' if pixels else ""
         place = f'x="{x:g}" y="{y:g}" width="{SIDE}" height="{SIDE}"'
         self.parts.append(f'<image {place} href="{_link(data)}"{rendering}/>')
         if note:
-            self.parts.append(_text(x, y + SIDE + 18, note, size=12))
+            self.parts.append(_text(x, y + SIDE + 20, note, size=15))
         if scale:
             self._scale(x, y + SIDE + 7, ends)
 
     def _scale(self, x: float, y: float, ends: tuple[str, str]) -> None:
         bar = heat(np.linspace(0, 1, 64)[None])
-        place = f'x="{x + 26:g}" y="{y:g}" width="{SIDE - 46}" height="11"'
+        place = f'x="{x + 32:g}" y="{y:g}" width="{SIDE - 56}" height="11"'
         self.parts.append(f'<image {place} preserveAspectRatio="none" href="{_link(bar)}"/>')
-        self.parts.append(_text(x, y + 11, ends[0], size=12))
-        self.parts.append(_text(x + SIDE, y + 11, ends[1], size=12, anchor="end"))
+        self.parts.append(_text(x, y + 13, ends[0], size=15))
+        self.parts.append(_text(x + SIDE, y + 13, ends[1], size=15, anchor="end"))
 
     def patches(self, number: int, chosen: Tensor, colour: str) -> None:
         x, y = self.corner(number)
@@ -338,7 +338,7 @@ class Sheet:
         """Cosine with the background's mean (across) and with the lesion's (up), both from 0 to 1."""
         x, y = self.corner(number)
         low = y + SIDE
-        self.parts.append(_text(x, y - 8, title, weight=600, size=13))
+        self.parts.append(_text(x, y - 8, title, weight=600, size=17))
         self.parts.append(f'<rect x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" fill="none" stroke="{PALE}"/>')
         self.parts.append(f'<path d="M{x} {low}L{x + SIDE} {y}" stroke="{PALE}"/>')
         for colour, rows in points.items():
@@ -347,13 +347,13 @@ class Sheet:
                 for across, up in np.clip(rows, 0, 1)
             )
             self.parts.append(f'<g fill="{colour}" fill-opacity="0.55">{dots}</g>')
-        self.parts.append(_text(x, low + 17, "0", size=12))
-        self.parts.append(_text(x + SIDE / 2, low + 17, "→ like the background", size=12, anchor="middle"))
-        self.parts.append(_text(x + SIDE, low + 17, "1", size=12, anchor="end"))
-        self.parts.append(_text(x + 6, low - 9, "↑ like the lesion", size=12))
-        for left, colour, word in ((5, BACKGROUND, "background"), (105, LESION, "lesion")):
-            self.parts.append(f'<circle cx="{x + left}" cy="{low + 34}" r="5" fill="{colour}"/>')
-            self.parts.append(_text(x + left + 10, low + 38, word, size=12))
+        self.parts.append(_text(x, low + 19, "0", size=15))
+        self.parts.append(_text(x + SIDE / 2, low + 19, "→ background", size=15, anchor="middle"))
+        self.parts.append(_text(x + SIDE, low + 19, "1", size=15, anchor="end"))
+        self.parts.append(_text(x + 6, low - 9, "↑ lesion", size=15))
+        for left, colour, word in ((5, BACKGROUND, "background"), (112, LESION, "lesion")):
+            self.parts.append(f'<circle cx="{x + left}" cy="{low + 39}" r="5" fill="{colour}"/>')
+            self.parts.append(_text(x + left + 10, low + 44, word, size=15))
 
     def text(self) -> str:
         return _svg(self.width, self.height, self.title, self.parts)
@@ -366,7 +366,7 @@ class Flow:
         self.width, self.height, self.title = width, height, title
         head = f'<path d="M0 0L9 4.5L0 9z" fill="{INK}"/>'
         marker = f'<marker id="a" markerWidth="9" markerHeight="9" refX="8" refY="4.5" orient="auto">{head}</marker>'
-        self.parts = [f"<defs>{marker}</defs>", _text(width / 2, 20, title, weight=600, anchor="middle", size=15)]
+        self.parts = [f"<defs>{marker}</defs>"]
 
     def box(
         self, x: float, y: float, width: float, height: float, first: str, second: str, fill: str = "#f4f5f8"
@@ -374,8 +374,8 @@ class Flow:
         place = f'x="{x}" y="{y}" width="{width}" height="{height}"'
         self.parts.append(f'<rect {place} rx="6" fill="{fill}" stroke="#8a90a0"/>')
         middle = x + width / 2
-        self.parts.append(_text(middle, y + height / 2 - 3, first, weight=600, anchor="middle", size=13))
-        self.parts.append(_text(middle, y + height / 2 + 14, second, anchor="middle", size=12))
+        self.parts.append(_text(middle, y + height / 2 - 3, first, weight=600, anchor="middle", size=15))
+        self.parts.append(_text(middle, y + height / 2 + 16, second, anchor="middle", size=14))
 
     def arrow(self, *points: tuple[float, float], dashed: bool = False) -> None:
         line = "L".join(f"{x:g} {y:g}" for x, y in points)
@@ -386,7 +386,7 @@ class Flow:
 
     def words(self, x: float, y: float, *lines: str, anchor: str) -> None:
         for number, line in enumerate(lines):
-            self.parts.append(_text(x, y + 16 * number, line, anchor=anchor, size=12))
+            self.parts.append(_text(x, y + 17 * number, line, anchor=anchor, size=14))
 
     def text(self) -> str:
         return _svg(self.width, self.height, self.title, self.parts)
