@@ -34,25 +34,29 @@ LENGTH = {"max_epochs": 4, "epoch_length": 5, "pretrain_epochs": 1, "batch_size"
 
 
 def show_phases(board: mmap.mmap) -> None:
-    """Let this process write what it is doing into the first byte of `board`, for the parent to read."""
+    """Let this process write what it is doing into the first byte of `board`, and how often that changed into the next."""
     from ignite.engine import Events
 
     from phnet_monai.engines import LesionEvaluator, SemiSupervisedTrainer
 
+    def show(phase: int) -> None:
+        board[0], board[1] = phase, min(255, board[1] + 1)
+
     def during(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            before, board[0] = board[0], PHASES.index(name)
+            before = board[0]
+            show(PHASES.index(name))
             try:
                 return function(*arguments, **named)
             finally:
-                board[0] = before
+                show(before)
 
         return call
 
     run = SemiSupervisedTrainer.run
 
     def with_events(trainer: Any) -> None:
-        trainer.add_event_handler(Events.EPOCH_STARTED, lambda: board.__setitem__(0, PHASES.index("between steps")))
+        trainer.add_event_handler(Events.EPOCH_STARTED, lambda: show(PHASES.index("between steps")))
         run(trainer)
         board[0] = PHASES.index("end")
 
@@ -64,7 +68,7 @@ def show_phases(board: mmap.mmap) -> None:
 
 def life(datalist: Path, folder: Path, overrides: dict[str, Any], method: str, board: mmap.mmap) -> int:
     """A process that trains to the end; its number. A fork: a life need not begin with ten seconds of imports."""
-    board[0] = PHASES.index("start")
+    board[0], board[1] = PHASES.index("start"), 0
     child = os.fork()
     if child:
         return child
@@ -128,6 +132,15 @@ def check_after_kill(folder: Path, name: str, status: int, finished: bool) -> li
     return found
 
 
+def wait_for(child: int, board: mmap.mmap, draws: random.Random) -> None:
+    """Until the child has changed what it does some times, and a moment more; progress, not time, so that a busy machine
+    does not let runs end before they are killed."""
+    changes, moment = draws.randint(0, 40), draws.uniform(0, 0.05)
+    while board[1] < changes and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.001)
+    time.sleep(moment)
+
+
 def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval: int | None) -> dict[str, Any]:
     """Runs until there were `kills` kills; what happened, and what was lost."""
     from phnet_monai.data import prepare_folder, write_phantoms
@@ -135,7 +148,7 @@ def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval:
     draws = random.Random(seed)
     datalist = prepare_folder(write_phantoms(work / "phantoms", 24, size_range=(40, 72)), work / "data", labeled=6)
     overrides = {**LENGTH, "checkpoints#interval": interval}
-    board = mmap.mmap(-1, 1)
+    board = mmap.mmap(-1, 2)
     start = time.monotonic()
     _, status = os.waitpid(life(datalist, work / "whole", overrides, method, board), 0)
     whole_seconds = time.monotonic() - start
@@ -149,7 +162,7 @@ def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval:
             child = life(datalist, folder, overrides, method, board)
             name = draws.choice(list(SIGNALS)) if done < kills else None
             if name is not None:
-                time.sleep(draws.uniform(0.05, 0.6) * whole_seconds)
+                wait_for(child, board, draws)
                 phase = PHASES[board[0]]
                 os.kill(child, SIGNALS[name])
             _, status = os.waitpid(child, 0)
