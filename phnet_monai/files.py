@@ -6,6 +6,7 @@ never sees half a file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ _PARTIAL_NAME = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))
 def atomic_writer(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]]:
     """A binary stream whose content becomes the file `path` when the block ends well. Makes missing folders.
 
-    If the block raises, `path` stays as it was and nothing is left behind.
+    If the block raises, `path` stays as it was and nothing is left behind. An error of the disk names `path`.
 
     Args:
         sync: bring the content to the disk before the rename (checkpoints: they must survive a power cut).
@@ -40,8 +41,27 @@ def atomic_writer(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]
                 stream.flush()
                 os.fsync(stream.fileno())
         os.replace(partial, path)
+    except Exception as error:
+        if (full := disk_error(error)) is not None:
+            full.filename = str(path)  # writing to a stream names no file
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""No space left, quota used up, disk turned read-only: whatever is written next will fail as well."""
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The error of the disk (`DISK_ERRORS`) behind `error`, which a library may have wrapped; None: it is another."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_json(path: str | Path, content: Any) -> None:

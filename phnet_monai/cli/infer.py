@@ -80,7 +80,8 @@ def infer(
         min_area_mm2=min_area_mm2,
     )
     models = model_files(model)
-    if not find_scans(source).scans:
+    sources = find_scans(source)
+    if not sources.scans and not sources.unreadable:
         print(f"phnet: nothing to do: {input} holds no image (PNG, JPEG, BMP, TIFF, NIfTI, DICOM)", file=sys.stderr)
         return 4
     wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}

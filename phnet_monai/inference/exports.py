@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from phnet_monai import __version__
 from phnet_monai.data import IMAGE_SUFFIXES, make_phantom, read_image
+from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer, sha256_of
-from phnet_monai.inference.backends import extra_module, without_warnings
+from phnet_monai.inference.backends import without_warnings
 from phnet_monai.inference.models import WEIGHTS, load_model, model_file, model_kind
 from phnet_monai.inference.predictor import lesion_probs
 from phnet_monai.networks.description import INFO_KEY, CheckpointError, info_text
@@ -77,7 +78,7 @@ def export_model(
         FileNotFoundError, FileExistsError: `source` or `check` is missing; `out` is there.
         ValueError: unknown kind, wrong ending, sources that are no checkpoints or differ in their input.
         CheckpointError: `source` cannot be used, or the export differs by more than `tolerance`; then no file is kept.
-        BackendError: the libraries of the kind are not installed.
+        MissingExtraError: the libraries of the kind are not installed.
     """
     out, sources = Path(out), [source] if isinstance(source, (str, Path)) else list(source)
     _check_request(sources, out, to, overwrite)
@@ -124,7 +125,7 @@ def _check_request(sources: Sequence[str | Path], out: Path, to: str, overwrite:
         raise FileExistsError(f"{out}: exists; choose another name, or give --overwrite")
     if to == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"):
-            extra_module(name, "onnx")
+            extra_module(name, "onnx", purpose="the export to ONNX")
 
 
 def _images(check: str | Path | None) -> list[Path] | None:

@@ -73,7 +73,8 @@ def load_model(
     Raises:
         FileNotFoundError: there is no such file, or no model in the bundle.
         CheckpointError: damaged or foreign files, weights that are not finite, networks that do not fit together.
-        BackendError: the runtime is not installed or cannot use the device.
+        MissingExtraError: the runtime is not installed.
+        BackendError: it cannot use the device.
         ValueError: unknown backend or device, or a backend that does not run this kind of file.
     """
     if backend not in BACKENDS:

@@ -21,12 +21,14 @@ class Pool:
         outlined: pictures that somebody has outlined; the name is the whole path.
         passed_over: how many files of the input are outlined, or in a validation or test part.
         unread: how many files of the input are no pictures (NIfTI, DICOM), which annotation tools do not open.
+        unreadable: (name, reason) of subfolders that may not be looked into.
     """
 
     candidates: dict[str, Path]
     outlined: dict[str, Path] = field(default_factory=dict)
     passed_over: int = 0
     unread: int = 0
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
 def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = None) -> Pool:
@@ -52,6 +54,7 @@ def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = 
         {str(path): path for path in outlined},
         passed_over=len(pictures) - len(candidates),
         unread=len(found.scans) - len(pictures),
+        unreadable=[(place.as_posix(), reason) for place, reason in found.unreadable.items()],
     )
 
 
@@ -59,6 +62,8 @@ def _labeled(labeled: Path) -> tuple[list[Path], set[Path]]:
     """Outlined pictures, and the real paths of all that must not be asked for."""
     if labeled.is_dir() and not (labeled / FILE_NAME).is_file():
         found = find_scans(labeled)
+        for place, reason in found.unreadable.items():  # its images would be asked for again
+            raise PermissionError(f"{labeled / place}: {reason}")
         outlined = [found.folder / scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
         if not outlined:
             raise FileNotFoundError(

@@ -106,7 +106,7 @@ def test_another_reference(make_comparison: Make) -> None:
 def test_tables_are_written_without_matplotlib(make_comparison: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_comparison()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"written without plots.*pip install 'phnet-monai\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=r"written without plots.*pip install 'phnet-monai\[plot\]'"):
         write_report(folder, **QUICK)
     assert "PH-Net" in (folder / "report" / "table.md").read_text(encoding="utf-8")
     assert list((folder / "report").glob("*.png")) == []
