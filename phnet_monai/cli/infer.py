@@ -43,7 +43,7 @@ def infer(
     Args:
         input: image, folder, or quoted pattern
         out: folder for the results, outside of INPUT
-        model: checkpoint of `phnet train`, bundle folder, TorchScript or ONNX file; of several checkpoints
+        model: checkpoint of `phnet train`, bundle (folder or zip), TorchScript or ONNX file; of several checkpoints
             (a.pt,b.pt, or repeated) the mean probability counts; the model that comes with phnet where not given
         overlays: draw the contour on the image
         hardness: also write OUT/hardness, the image coloured by how unsure the model is

@@ -26,6 +26,7 @@ from phnet_monai.files import atomic_writer, sha256_of
 from phnet_monai.inference.backends import without_warnings
 from phnet_monai.inference.models import WEIGHTS, load_model, model_file, model_kind
 from phnet_monai.inference.predictor import lesion_probs
+from phnet_monai.inference.zipped import unzipped
 from phnet_monai.networks.description import INFO_KEY, CheckpointError, info_text
 from phnet_monai.networks.tensor_file import safetensors_bytes
 from phnet_monai.transforms.fit import fit_image
@@ -80,7 +81,24 @@ def export_model(
         CheckpointError: `source` cannot be used, or the export differs by more than `tolerance`; then no file is kept.
         MissingExtraError: the libraries of the kind are not installed.
     """
-    out, sources = Path(out), [source] if isinstance(source, (str, Path)) else list(source)
+    given = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
+    with unzipped(given) as sources:
+        return _export(
+            sources, Path(out), to, size=size, which=which, check=check, tolerance=tolerance, overwrite=overwrite
+        )
+
+
+def _export(
+    sources: Sequence[Path],
+    out: Path,
+    to: str,
+    *,
+    size: int | None,
+    which: str,
+    check: str | Path | None,
+    tolerance: float,
+    overwrite: bool,
+) -> Exported:
     _check_request(sources, out, to, overwrite)
     images = _images(check)
     model = load_model(sources, device="cpu", backend="torch", which=which)

@@ -140,7 +140,7 @@ def _unreadable(sources: Sources, *, anonymize: bool) -> dict[str, str]:
 
 
 def require_readers(sources: Sources) -> None:
-    """Raise MissingExtraError if all scans are DICOM and its libraries are missing; in mixed folders they fail alone."""
+    """Raise MissingExtraError if all scans are DICOM and its libraries are missing; among others they fail alone."""
     if all(is_dicom(sources.folder / scan) for scan in sources.scans):
         from phnet_monai.inference.dicom_seg import require_highdicom
 
