@@ -84,6 +84,25 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def files_below(folder: str | Path) -> list[Path]:
+    """All files in `folder` and its subfolders, sorted. Names that begin with a dot are passed over, links to folders are
+    not followed; a link that leads nowhere counts as a file, so that its reader tells of it.
+
+    Raises:
+        OSError: a folder may not be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would pass over it
+
+    found: list[Path] = []
+    for place, subfolders, names in os.walk(folder, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.is_file() or path.is_symlink()]
+    return sorted(found)
+
+
 def remove_partial_files(folder: str | Path, *, below: bool = True) -> None:
     """Remove what `atomic_writer` left in `folder` when its process was killed. Nobody may be writing there.
 

@@ -75,9 +75,12 @@ def write_datalist(
         "counts": {part: len(content[part]) for part in PARTS},
         "sha256": digests,
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    try:
+        text = json.dumps(content, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a file name that is no text: its bytes as escapes, which come back as they were
+        text = json.dumps(content, indent=1, ensure_ascii=True).encode()
     with atomic_writer(target) as stream:
-        stream.write(text.encode())
+        stream.write(text + b"\n")
     return target
 
 
@@ -86,12 +89,13 @@ def check_target(out: str | PathLike[str], *, overwrite: bool) -> Path:
 
     Raises:
         FileExistsError: it is there and must not be replaced.
-        NotADirectoryError: `out` is a file.
+        NotADirectoryError: `out` is a file, or a link to nowhere.
     """
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, expected a folder to write {FILE_NAME} into.")
-    target = folder.resolve() / FILE_NAME
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        what = "a file" if folder.exists() else "a link that leads nowhere"
+        raise NotADirectoryError(f"{folder} is {what}, expected a folder to write {FILE_NAME} into.")
+    target = Path(os.path.realpath(folder)) / FILE_NAME
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists. Choose another folder, or allow it to be replaced (overwrite).")
     return target

@@ -53,7 +53,7 @@ def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
     if source.is_file() and not is_scan(source):
         endings = ", ".join(SCAN_ENDINGS)
         raise ValueError(f"{source} is no image by its name; expected one ending in {endings}")
-    real_source, real_out = searched.resolve(), out.resolve()
+    real_source, real_out = real_path(searched), real_path(out)
     if searched.is_dir() and real_out.is_relative_to(real_source) and (searched == source or _may_match(source, out)):
         raise ValueError(
             f"the output folder {out} lies in the input folder {searched}: the next run would take the masks for "
@@ -76,14 +76,21 @@ def _may_match(pattern: Path, out: Path) -> bool:
     """Whether the pattern could find results in `out`: it searches all folders, or names a folder above `out`."""
     if "**" in pattern.parts:
         return True
-    matched = [Path(found).resolve() for found in glob.glob(str(pattern))]
-    return any(found.is_dir() and out.resolve().is_relative_to(found) for found in matched)
+    matched = [real_path(found) for found in glob.glob(str(pattern))]
+    return any(found.is_dir() and real_path(out).is_relative_to(found) for found in matched)
+
+
+def real_path(path: str | Path) -> Path:
+    """Absolute, without links; unlike `Path.resolve`, links in a circle are no error here."""
+    return Path(os.path.realpath(path))
 
 
 def check_out(out: str | Path) -> Path:
-    """`out` as a path. Raises NotADirectoryError if it, or a folder above it, is a file."""
+    """`out` as a path. Raises NotADirectoryError if it, or a folder above it, is a file or a link to nowhere."""
     out = Path(out)
     for folder in (out, *out.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise NotADirectoryError(f"{folder} is a link that leads nowhere, expected a folder for the results")
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file, expected a folder for the results")
     return out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from phnet_monai.data.datalist import FILE_NAME, load_datalist
 from phnet_monai.data.decode import IMAGE_SUFFIXES
-from phnet_monai.inference.files import check_out, check_paths, find_scans
+from phnet_monai.inference.files import check_out, check_paths, find_scans, real_path
 
 TABLE_FILE, SETTINGS_FILE = "ranking.csv", "ranking.json"
 
@@ -47,7 +47,7 @@ def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = 
     pictures = [scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
     outlined, taken = ([], set()) if labeled is None else _labeled(Path(labeled))
     candidates = {
-        scan.as_posix(): found.folder / scan for scan in pictures if (found.folder / scan).resolve() not in taken
+        scan.as_posix(): found.folder / scan for scan in pictures if real_path(found.folder / scan) not in taken
     }
     return Pool(
         candidates,
@@ -69,11 +69,11 @@ def _labeled(labeled: Path) -> tuple[list[Path], set[Path]]:
             raise FileNotFoundError(
                 f"{labeled} holds no picture and no {FILE_NAME}; give outlined images or a datalist"
             )
-        return outlined, {path.resolve() for path in outlined}
+        return outlined, {real_path(path) for path in outlined}
     if not labeled.exists():
         raise FileNotFoundError(f"{labeled}: no such datalist or folder of outlined images")
     parts = load_datalist(labeled)
-    taken = {Path(entry["image"]).resolve() for part in ("labeled", "validation", "test") for entry in parts[part]}
+    taken = {real_path(Path(entry["image"])) for part in ("labeled", "validation", "test") for entry in parts[part]}
     return [Path(entry["image"]) for entry in parts["labeled"]], taken
 
 
