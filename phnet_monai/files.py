@@ -85,8 +85,10 @@ def sha256_of(path: str | Path) -> str:
 
 
 def files_below(folder: str | Path) -> list[Path]:
-    """All files in `folder` and its subfolders, sorted. Names that begin with a dot are passed over, links to folders are
-    not followed; a link that leads nowhere counts as a file, so that its reader tells of it.
+    """All files in `folder` and its subfolders, sorted.
+
+    Names that begin with a dot are passed over, links to folders are not followed; a link that leads nowhere counts as
+    a file, so that its reader tells of it.
 
     Raises:
         OSError: a folder may not be looked into.

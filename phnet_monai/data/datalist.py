@@ -228,11 +228,12 @@ def _read_json(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
 
 
 def _check_content(file: Path, content: Any) -> None:
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in PARTS):
+    lists = isinstance(content, dict) and all(isinstance(content.get(part), list) for part in PARTS)
+    if not lists or not isinstance(content.setdefault("meta", {}), dict):
         raise ValueError(
             f"{file} is no datalist: expected lists named {', '.join(PARTS)}. Make one with 'phnet prepare'."
         )
-    version = content.setdefault("meta", {}).get("version", FORMAT_VERSION)
+    version = content["meta"].get("version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{file} is a datalist of version {version!r}, expected {FORMAT_VERSION}. Prepare the data anew."
@@ -242,5 +243,7 @@ def _check_content(file: Path, content: Any) -> None:
         for number, entry in enumerate(content[part]):
             if not isinstance(entry, dict) or not needed <= entry.keys():
                 raise ValueError(f"{file}: entry {number} of {part} lacks {' or '.join(sorted(needed))}: {entry!r}.")
+            if not all(isinstance(entry.get(key, ""), str) for key in (*_PATH_KEYS, "case_id", "group_id")):
+                raise ValueError(f"{file}: entry {number} of {part} has a path or a name that is no text: {entry!r}.")
             entry.setdefault("case_id", entry["image"])
             entry.setdefault("group_id", entry["case_id"])

@@ -231,11 +231,15 @@ def test_an_output_that_cannot_be_made(
         assert str(unwritable) in outcome.line
 
 
-def test_an_output_that_is_a_link_to_nowhere(infer: Any, phnet: Any, pictures: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_a_link_to_nowhere(
+    infer: Any, phnet: Any, pictures: Path, labeled_folder: Any, tmp_path: Path
+) -> None:
+    dataset = labeled_folder(12)
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "nowhere").symlink_to("gone")
     for place in ("circle", "nowhere", "circle/below"):
-        for outcome in (infer(pictures, tmp_path / place), phnet("prepare", "folder", pictures, tmp_path / place)):
+        prepared = phnet("prepare", "folder", dataset, tmp_path / place, "--labeled", "3", "--quiet")
+        for outcome in (infer(pictures, tmp_path / place), prepared):
             assert outcome.code == 2
             assert str(tmp_path / place.split("/")[0]) in outcome.line
 
