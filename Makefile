@@ -4,7 +4,7 @@ PHNET_DATA ?= $(wildcard $(abspath ../shared/data))
 export PHNET_DATA
 PY = .venv/bin/python
 
-.PHONY: env demo test coverage check wheel clean
+.PHONY: env demo test coverage check audit wheel clean
 
 env:
 	@PYTHON=$(PYTHON) bash scripts/setup_env.sh
@@ -23,6 +23,10 @@ check: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# known vulnerabilities of what is installed; asks a service on the network, so it is no part of `check`
+audit: env
+	$(PY) -m pip_audit --strict --progress-spinner off --path "$$(cat .venv/lib/python3*/site-packages/_phnet_dependencies.pth)"
 
 wheel: env
 	$(PY) -m build --no-isolation --wheel

@@ -38,7 +38,7 @@ def infer(
     lesion), report.html and run.json. Where x.jpg and x.png lie in one folder, their results are x.jpg.png and
     x.png.png. Finished images are passed over; those whose results are damaged or whose file has changed are done
     again. A file that cannot be read is reported and does not stop the others. Exit code: 0 all well, 2 wrong
-    arguments, 3 some files failed, 4 no image found, 130 Ctrl-C, 143 SIGTERM.
+    arguments, 3 some files failed, 4 no image found, 5 disk full, 130 Ctrl-C, 143 SIGTERM.
 
     Args:
         input: image, folder, or quoted pattern

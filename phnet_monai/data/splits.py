@@ -294,7 +294,7 @@ def _neediest_part(
         lacks = sum(
             (count * (1 - filled[part][name] / targets[part][name]) for name, count in counts.items()), Fraction(0)
         )
-        return lacks, hashlib.sha256(f"{tie}{part}".encode(errors="surrogateescape")).hexdigest()
+        return lacks, hashlib.sha256(f"{tie}{part}".encode()).hexdigest()
 
     return max(fitting, key=need)
 

@@ -1,4 +1,4 @@
-"""A disk that fills up: the run ends early with exit code 5 and one line; what was finished stays and is gone on with."""
+"""A disk that fills up: the run ends early with exit code 5 and one line; what was finished stays, and it goes on."""
 
 from __future__ import annotations
 
