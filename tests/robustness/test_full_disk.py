@@ -63,6 +63,7 @@ def test_infer_ends_at_once_and_goes_on_later(
     assert outcome.code == 5
     assert os.strerror(error) in outcome.line
     assert str(tmp_path / "out") in outcome.line
+    assert ("run.json" in outcome.line) == (room == 0)  # the first write that failed, not the last
     assert "what was finished is kept" in outcome.line
     assert full.refused < 12  # of 120 files that 40 scans need
     assert not list(tmp_path.rglob("*.part"))

@@ -17,7 +17,7 @@ from phnet_monai.data.splits import PARTS, parse_labeled
 SAME = settings(
     derandomize=True,
     deadline=None,
-    max_examples=100,
+    max_examples=50,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
