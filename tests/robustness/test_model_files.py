@@ -215,6 +215,36 @@ def test_other_files(content: bytes, refused: Any, tmp_path: Path) -> None:
     assert "x.pt: not a readable" in refused(tmp_path / "x.pt")
 
 
+def test_a_small_checkpoint_of_large_content(refused: Any, tmp_path: Path) -> None:
+    torch.save({"student": {"weight": torch.zeros(1_000_000)}}, tmp_path / "large.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "large.pt") as source,
+        zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    torch.load(tmp_path / "x.pt", weights_only=True)  # torch would unpack it
+    assert "MB unpack to 4 MB, more than 10 times as much" in refused(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"input": {"size": 1_000_000, "pad_value": 0.3}}, "size 1000000 and pad_value 0.3; expected a whole number"),
+        ({"network": {"decoder": "plain_unet", "unet_features": [4, 8, 8, 10**6, 8]}}, "found 1000000 among its"),
+        ({"network": {"decoder": "plain_unet", "head_channels": 10**9}}, "found 1000000000 among its"),
+    ],
+)
+def test_a_description_that_asks_for_all_memory(
+    change: dict[str, Any], reason: str, model_files: SimpleNamespace, refused: Any, tmp_path: Path
+) -> None:
+    path = model_files.write_checkpoint(tmp_path / "x.pt")
+    content = torch.load(path, weights_only=True)
+    content["info"] |= change
+    torch.save(content, path)
+    assert reason in refused(path)
+
+
 def test_a_zip_file_with_a_broken_index(refused: Any, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("a/constants.pkl", b"x" * 100)
