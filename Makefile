@@ -4,7 +4,7 @@ PHNET_DATA ?= $(wildcard $(abspath ../shared/data))
 export PHNET_DATA
 PY = .venv/bin/python
 
-.PHONY: env demo test coverage check docs wheel clean
+.PHONY: env demo test coverage check docs audit wheel clean
 
 env:
 	@PYTHON=$(PYTHON) bash scripts/setup_env.sh
@@ -28,6 +28,10 @@ check: env
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "site/index.html; with search: $(PY) -m http.server --directory site"
+
+# known vulnerabilities of what is installed; asks a service on the network, so it is no part of `check`
+audit: env
+	$(PY) -m pip_audit --strict --progress-spinner off --path "$$(cat .venv/lib/python3*/site-packages/_phnet_dependencies.pth)"
 
 wheel: env
 	$(PY) -m build --no-isolation --wheel

@@ -6,6 +6,7 @@ never sees half a file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ _PARTIAL_NAME = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))
 def atomic_writer(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]]:
     """A binary stream whose content becomes the file `path` when the block ends well. Makes missing folders.
 
-    If the block raises, `path` stays as it was and nothing is left behind.
+    If the block raises, `path` stays as it was and nothing is left behind. An error of the disk names `path`.
 
     Args:
         sync: bring the content to the disk before the rename (checkpoints: they must survive a power cut).
@@ -43,6 +44,10 @@ def atomic_writer(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]
         os.replace(partial, path)
         if sync:
             _sync_folder(path.parent)
+    except Exception as error:
+        if (full := disk_error(error)) is not None:
+            full.filename = str(path)  # writing to a stream names no file
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -70,6 +75,21 @@ def keep_as(path: str | Path, other: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""No space left, quota used up, disk turned read-only: whatever is written next will fail as well."""
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The error of the disk (`DISK_ERRORS`) behind `error`, which a library may have wrapped; None: it is another."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, ASCII only (any file name survives), ending in a line feed."""
     with atomic_writer(path) as stream:
@@ -88,6 +108,27 @@ def sha256_of(path: str | Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def files_below(folder: str | Path) -> list[Path]:
+    """All files in `folder` and its subfolders, sorted.
+
+    Names that begin with a dot are passed over, links to folders are not followed; a link that leads nowhere counts as
+    a file, so that its reader tells of it.
+
+    Raises:
+        OSError: a folder may not be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would pass over it
+
+    found: list[Path] = []
+    for place, subfolders, names in os.walk(folder, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.is_file() or path.is_symlink()]
+    return sorted(found)
 
 
 def remove_partial_files(folder: str | Path, *, below: bool = True) -> None:

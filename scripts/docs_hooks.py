@@ -78,6 +78,7 @@ def command_line_page() -> str:
         "# Command line\n",
         "What `phnet COMMAND --help` prints. `-` and `_` are the same in a flag's name; a switch is turned off by "
         "`--no-FLAG`. Exit codes: 0 done, 2 a wrong command line, path or value, 3 some files failed, 4 nothing to do, "
+        "5 the disk is full or read-only, "
         "130 interrupted by Ctrl-C, 143 ended by SIGTERM, 1 a defect.\n",
     ]
     for title, command in commands():

@@ -41,7 +41,8 @@ BELOW = {
     "comparison": {"data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
     "cli": {"comparison", "data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
 }
-EVERYONES = {"phnet_monai", "device", "files", "tasks"}  # version, devices by name, whole files, work in processes
+# version, devices by name, several processes, optional libraries, whole files, work in processes
+EVERYONES = {"phnet_monai", "device", "distributed", "extras", "files", "tasks"}
 HEAVY = ("torch", "monai", "ignite", "segmentation_models_pytorch", "tensorboard", "nibabel")
 
 

@@ -38,12 +38,12 @@ def infer(
     lesion), report.html and run.json. Where x.jpg and x.png lie in one folder, their results are x.jpg.png and
     x.png.png. Finished images are passed over; those whose results are damaged or whose file has changed are done
     again. A file that cannot be read is reported and does not stop the others. Exit code: 0 all well, 2 wrong
-    arguments, 3 some files failed, 4 no image found, 130 Ctrl-C, 143 SIGTERM.
+    arguments, 3 some files failed, 4 no image found, 5 disk full, 130 Ctrl-C, 143 SIGTERM.
 
     Args:
         input: image, folder, or quoted pattern
         out: folder for the results, outside of INPUT
-        model: checkpoint of `phnet train`, bundle folder, TorchScript or ONNX file; of several checkpoints
+        model: checkpoint of `phnet train`, bundle (folder or zip), TorchScript or ONNX file; of several checkpoints
             (a.pt,b.pt, or repeated) the mean probability counts; the model that comes with phnet where not given
         overlays: draw the contour on the image
         hardness: also write OUT/hardness, the image coloured by how unsure the model is
@@ -80,7 +80,8 @@ def infer(
         min_area_mm2=min_area_mm2,
     )
     models = model_files(model)
-    if not find_scans(source).scans:
+    sources = find_scans(source)
+    if not sources.scans and not sources.unreadable:
         print(f"phnet: nothing to do: {input} holds no image (PNG, JPEG, BMP, TIFF, NIfTI, DICOM)", file=sys.stderr)
         return 4
     wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}

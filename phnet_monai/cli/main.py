@@ -1,7 +1,8 @@
 """`phnet COMMAND ...`: check the arguments, run the command through Google Fire, show errors as one line.
 
-Exit codes: 0 done; 2 a wrong command line, path or value; 3 some files failed; 4 nothing to do; 130 interrupted by
-Ctrl-C, 143 ended by SIGTERM; 1 a defect (with its traceback). `PHNET_DEBUG=1` shows the traceback of every error.
+Exit codes: 0 done; 2 a wrong command line, path or value, or an optional library that is not installed; 3 some files
+failed; 4 nothing to do; 5 the disk is full or read-only; 130 interrupted by Ctrl-C, 143 ended by SIGTERM; 1 a defect
+(with its traceback). `PHNET_DEBUG=1` shows the traceback of every error.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ from phnet_monai.cli.infer import infer
 from phnet_monai.cli.prepare import Prepare
 from phnet_monai.cli.rank import rank
 from phnet_monai.cli.train import train
+from phnet_monai.extras import MissingExtraError
+from phnet_monai.files import disk_error
 
 INTERRUPTED, TERMINATED = 130, 143
-USER_ERROR = 2
+USER_ERROR, DISK_ERROR = 2, 5
 
 
 class Terminated(KeyboardInterrupt):
@@ -82,11 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `phnet ... | head`: nobody reads on, which is no error; keep Python's flush at exit quiet
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, FloatingPointError) as error:
+    except Exception as error:
+        full = disk_error(error)
+        if full is None and not isinstance(error, (ValueError, OSError, FloatingPointError, MissingExtraError)):
+            raise  # a defect
         if os.environ.get("PHNET_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
-        print(f"phnet: {one_line(error)}", file=sys.stderr)
-        return USER_ERROR
+        if full is None:
+            print(f"phnet: {one_line(error)}", file=sys.stderr)
+            return USER_ERROR
+        print(f"phnet: {one_line(full)}; what was finished is kept: mend that and run it again", file=sys.stderr)
+        return DISK_ERROR
 
 
 @contextmanager

@@ -59,6 +59,10 @@ def rank(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, found {value}")
     models = model_files(model)
+    if not pool.candidates and pool.unreadable:
+        for name, reason in pool.unreadable:
+            print(f"failed: {name}: {reason}", file=sys.stderr)
+        return 3
     if not pool.candidates:
         others = f" ({pool.passed_over} pictures are outlined already)" if pool.passed_over else ""
         print(

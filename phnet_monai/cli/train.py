@@ -78,6 +78,9 @@ def train(
     )
     for name in ("best", "last"):
         score = result[name]["score"]
+        if result[name]["epoch"] == 0:
+            print(f"{name}.pt: not written, since no image was validated on")
+            continue
         figure = "not validated" if score is None else f"{result['score']} {score:.4f} on the validation part"
         print(f"{name}.pt (epoch {result[name]['epoch']}): {figure}")
     return 0

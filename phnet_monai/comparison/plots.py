@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from phnet_monai.comparison.results import Result, Results
 from phnet_monai.comparison.statistics import interval_text, p_text, points
 from phnet_monai.comparison.tables import POOLED_DICE, score, size_text
+from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer
 
 BLUE, GREEN, VERMILLION, BLACK, ORANGE = "#0072B2", "#009E73", "#D55E00", "#000000", "#E69F00"
@@ -45,10 +46,6 @@ _STYLE = {
 }
 
 
-class PlotError(ValueError):
-    """matplotlib is not installed."""
-
-
 class Curve(NamedTuple):
     """A figure over the steps of the runs of one row, in percent: mean, lowest and highest run."""
 
@@ -59,12 +56,8 @@ class Curve(NamedTuple):
 
 
 def pyplot() -> Any:
-    """`matplotlib.pyplot` without a window. Raises PlotError where the extra is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise PlotError("plots need matplotlib. Run: pip install 'phnet-monai[plot]'") from error
-    matplotlib.use("Agg")
+    """`matplotlib.pyplot` without a window. Raises MissingExtraError where the extra is not installed."""
+    extra_module("matplotlib", "plot", purpose="drawing plots").use("Agg")
     import matplotlib.pyplot as plt
 
     return plt

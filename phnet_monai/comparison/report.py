@@ -13,6 +13,7 @@ from typing import Any
 
 from phnet_monai.comparison import figures, plots, statistics, tables
 from phnet_monai.comparison.results import CHECKPOINTS, PARTS, Result, Results, read_results
+from phnet_monai.extras import MissingExtraError
 from phnet_monai.files import atomic_writer, write_json
 
 REPORT = "table.md"
@@ -109,7 +110,7 @@ def write_report(
     Raises:
         FileNotFoundError: no comparison in `folder`.
         ValueError: unknown part, checkpoint or reference, nothing finished, or result files that contradict each other.
-        PlotError (a ValueError): matplotlib is missing; the tables are written all the same.
+        MissingExtraError: matplotlib is missing; the tables are written all the same.
     """
     if part not in PARTS or checkpoint not in CHECKPOINTS:
         raise ValueError(
@@ -147,14 +148,14 @@ def _with_reference(results: Results, reference: str | None) -> Results:
     return replace(results, matrix=replace(results.matrix, reference=reference))
 
 
-def _check_extra(report: Report) -> plots.PlotError | None:
+def _check_extra(report: Report) -> MissingExtraError | None:
     """Without matplotlib the tables are written, then the error is raised."""
     if report.draw:
         try:
             plots.pyplot()
-        except plots.PlotError as error:
+        except MissingExtraError as error:
             report.draw = False
-            return plots.PlotError(f"{report.out / REPORT} was written without plots: {error}")
+            return MissingExtraError(f"{report.out / REPORT} was written without plots: {error}")
     return None
 
 

@@ -75,9 +75,12 @@ def write_datalist(
         "counts": {part: len(content[part]) for part in PARTS},
         "sha256": digests,
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    try:
+        text = json.dumps(content, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a file name that is no text: its bytes as escapes, which come back as they were
+        text = json.dumps(content, indent=1, ensure_ascii=True).encode()
     with atomic_writer(target) as stream:
-        stream.write(text.encode())
+        stream.write(text + b"\n")
     return target
 
 
@@ -86,12 +89,13 @@ def check_target(out: str | PathLike[str], *, overwrite: bool) -> Path:
 
     Raises:
         FileExistsError: it is there and must not be replaced.
-        NotADirectoryError: `out` is a file.
+        NotADirectoryError: `out` is a file, or a link to nowhere.
     """
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, expected a folder to write {FILE_NAME} into.")
-    target = folder.resolve() / FILE_NAME
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        what = "a file" if folder.exists() else "a link that leads nowhere"
+        raise NotADirectoryError(f"{folder} is {what}, expected a folder to write {FILE_NAME} into.")
+    target = Path(os.path.realpath(folder)) / FILE_NAME
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists. Choose another folder, or allow it to be replaced (overwrite).")
     return target
@@ -224,11 +228,12 @@ def _read_json(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
 
 
 def _check_content(file: Path, content: Any) -> None:
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in PARTS):
+    lists = isinstance(content, dict) and all(isinstance(content.get(part), list) for part in PARTS)
+    if not lists or not isinstance(content.setdefault("meta", {}), dict):
         raise ValueError(
             f"{file} is no datalist: expected lists named {', '.join(PARTS)}. Make one with 'phnet prepare'."
         )
-    version = content.setdefault("meta", {}).get("version", FORMAT_VERSION)
+    version = content["meta"].get("version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{file} is a datalist of version {version!r}, expected {FORMAT_VERSION}. Prepare the data anew."
@@ -238,5 +243,7 @@ def _check_content(file: Path, content: Any) -> None:
         for number, entry in enumerate(content[part]):
             if not isinstance(entry, dict) or not needed <= entry.keys():
                 raise ValueError(f"{file}: entry {number} of {part} lacks {' or '.join(sorted(needed))}: {entry!r}.")
+            if not all(isinstance(entry.get(key, ""), str) for key in (*_PATH_KEYS, "case_id", "group_id")):
+                raise ValueError(f"{file}: entry {number} of {part} has a path or a name that is no text: {entry!r}.")
             entry.setdefault("case_id", entry["image"])
             entry.setdefault("group_id", entry["case_id"])

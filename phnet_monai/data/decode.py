@@ -17,6 +17,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """File name endings (lower case) that the layout readers take for images."""
 
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+"""Decoders of Pillow that a picture may be given to, whatever its name: the one for EPS starts a program."""
+
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are unpacked: a few kilobytes of PNG can hold gigabytes of black."""
 
@@ -128,7 +131,7 @@ def _read_grey(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as stream:
             check_not_empty(path, stream)
-            with Image.open(stream) as image:
+            with Image.open(stream, formats=_FORMATS) as image:
                 _check_size(path, image)
                 upright = ImageOps.exif_transpose(image)
                 values = _to_grey(path, upright)
@@ -140,6 +143,10 @@ def _read_grey(path: Path) -> np.ndarray:
         # Pillow's own words for it hold the address of a stream
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its content is of no known kind" if unknown else f"{type(error).__name__}: {error}"
+        if isinstance(error, Image.DecompressionBombError):  # refused by Pillow before its size can be asked for
+            raise DecodeError(
+                f"{path} has more pixels than the {MAX_PIXELS // 1_000_000} million that are read ({error})."
+            ) from error
         raise DecodeError(
             f"{path} cannot be read as an image ({reason}). Expected a complete PNG, JPEG, BMP "
             "or TIFF file; copy it again, convert it, or take it out of the folder."

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from phnet_monai.data.decode import DecodeError, check_not_empty, check_stack_size, luminance
+from phnet_monai.extras import extra_module
 
 _TAGS = (
     "SOPClassUID",
@@ -43,6 +44,13 @@ _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 """The element's tag in both byte orders."""
+
+_LONG_ELEMENT = 12
+"""Bytes before the value of the pixel data: tag, type, two empty ones, length."""
+
+_JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
+_FRAME_MARKERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Second byte of the JPEG segments that state a size: all kinds of JPEG, and JPEG-LS."""
 
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -90,23 +98,20 @@ def read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
         DecodeError: the file is empty, truncated, too large, holds no picture (reports, DICOMDIR) or results
             instead of one (segmentations), or is stored in a way that is not read; for a compression without
             decoder the message names what to install.
-        ImportError: pydicom is missing.
+        MissingExtraError: pydicom is missing.
     """
     require_pydicom()
     with path.open("rb") as stream:
         check_not_empty(path, stream)
         layout = _read_layout(path, stream)
         frames = np.empty(layout.shape, dtype=np.uint8)
-        _fill(frames, path, stream, layout.to_grey)
+        _fill(frames, path, stream, layout)
     return frames, layout.spacing
 
 
 def require_pydicom() -> None:
-    """Raise ImportError with what to install if the extra `dicom` is missing."""
-    try:
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        raise ImportError("reading DICOM needs pydicom. Run: pip install 'phnet-monai[dicom]'") from error
+    """Raise MissingExtraError with what to install if the extra `dicom` is missing."""
+    extra_module("pydicom", "dicom", purpose="reading DICOM")
 
 
 @contextmanager
@@ -123,22 +128,30 @@ def quiet_pydicom() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a header says: shape (N, H, W), function of one decoded frame that gives uint8 (H, W), spacing in mm."""
+    """What a header says.
+
+    Attributes:
+        shape: (N, H, W).
+        to_grey: function of one decoded frame that gives uint8 (H, W).
+        spacing: in mm.
+        compressed_at: where in the file the compressed frames begin; None where they are not compressed.
+    """
 
     shape: tuple[int, int, int]
     to_grey: Callable[[np.ndarray], np.ndarray]
     spacing: tuple[float, float] | None
+    compressed_at: int | None
 
 
 def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
     """Everything but the pixels, once it is clear that they are pictures that can be read."""
     try:
         with quiet_pydicom():
-            header = _read_header(path, stream)
+            header, compressed_at = _read_header(path, stream)
             count, height, width = int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
             check_stack_size(path, frames=count, height=height, width=width)
             to_grey = _colour_converter(header) if header.SamplesPerPixel == 3 else _grey_converter(path, header)
-            return _Layout((count, height, width), to_grey, _spacing(header))
+            return _Layout((count, height, width), to_grey, _spacing(header), compressed_at)
     except DecodeError:
         raise
     except Exception as error:
@@ -149,19 +162,20 @@ def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
         ) from None
 
 
-def _read_header(path: Path, stream: BinaryIO) -> Any:
-    """Dataset of the elements in `_TAGS`."""
+def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int | None]:
+    """Dataset of the elements in `_TAGS`, and where compressed frames begin."""
     import pydicom
 
     syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
     if syntax == _DEFLATED:  # unpacked at once, whatever its size
         raise DecodeError(f"{path} is a deflated DICOM file. Save it as Explicit VR Little Endian.")
     header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
+    pixels_at = stream.tell()
     has_pixels = stream.read(4) in _PIXEL_DATA
     _check_image(path, header, has_pixels)
     _lift_shared_groups(header)
     _check_decoder(path, syntax)
-    return header
+    return header, pixels_at + _LONG_ELEMENT if syntax.is_encapsulated else None
 
 
 def _lift_shared_groups(header: Any) -> None:
@@ -212,14 +226,19 @@ def _check_decoder(path: Path, syntax: Any) -> None:
         )
 
 
-def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, to_grey: Callable[[np.ndarray], np.ndarray]) -> None:
+def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> None:
     """Write the grey values of all frames into `frames`, uint8 (N, H, W), one decoded frame in memory at a time."""
     done = 0
     try:
+        if layout.compressed_at is not None:
+            stream.seek(layout.compressed_at)
+            _check_compressed(path, stream, layout.shape)
         for pixels in _decoded(stream):
             if done < len(frames):  # else more than stated, which is told below
-                frames[done] = to_grey(pixels)
+                frames[done] = layout.to_grey(pixels)
             done += 1
+    except DecodeError:
+        raise
     except Exception as error:
         raise DecodeError(
             f"{path}: the pixels of frame {done + 1} of {len(frames)} cannot be decoded ({type(error).__name__}: "
@@ -228,6 +247,39 @@ def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, to_grey: Callable[[n
         ) from error
     if done != len(frames):
         raise DecodeError(f"{path} holds {done} frames and states {len(frames)}. Copy or export it again.")
+
+
+def _check_compressed(path: Path, stream: BinaryIO, shape: tuple[int, int, int]) -> None:
+    """Raise DecodeError if a frame says of itself that it has another size: a decoder would unpack that one.
+
+    Args:
+        stream: at the first byte of the encapsulated frames.
+    """
+    from pydicom.encaps import generate_frames
+
+    count, height, width = shape
+    for number, frame in enumerate(generate_frames(stream, number_of_frames=count), 1):
+        found = _compressed_size(frame)
+        if found is not None and found != (height, width):
+            raise DecodeError(
+                f"{path}: frame {number} is compressed with {found[1]} x {found[0]} pixels, its header states "
+                f"{width} x {height}. Export it again."
+            )
+
+
+def _compressed_size(frame: bytes) -> tuple[int, int] | None:
+    """(H, W) in the header of a JPEG, lossless JPEG, JPEG-LS or JPEG 2000 stream; None for other streams (RLE)."""
+    start = frame.find(_JPEG_2000, 0, 512)  # some wrap it in the boxes of a .jp2 file
+    if start >= 0:
+        right, bottom, left, top = (int.from_bytes(frame[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
+        return bottom - top, right - left
+    at = 2 if frame[:2] == _JPEG else len(frame)
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        kind, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if kind in _FRAME_MARKERS:
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+        at += 1 if kind == 0xFF else 2 + length  # 0xFF may be repeated before a marker
+    return None
 
 
 def _decoded(stream: BinaryIO) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ from phnet_monai.data.annotations import ANNOTATION_SUFFIX, Annotation, read_ann
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.drawn_masks import draw_annotations
 from phnet_monai.data.records import Record, natural_key, shorten
+from phnet_monai.files import files_below
 
 MASK_ENDINGS = ("", "_mask", "_seg", "_label")
 """What may follow the image's stem in the name of its mask."""
@@ -45,6 +46,7 @@ def read_folder(
 
     Raises:
         FileNotFoundError: a folder is missing, or holds no image.
+        PermissionError: a folder may not be looked into: without its images the datalist would look complete.
         ValueError: two images with one stem, two masks for one image, masks or annotations without image, of another
             size than their image, or that cannot be read; all are listed.
     """
@@ -172,9 +174,8 @@ def _annotation_files(source: Path) -> Iterator[Path]:
     if source.is_file():
         yield source
         return
-    for file in sorted(source.rglob("*")):
-        hidden = any(piece.startswith(".") for piece in file.relative_to(source).parts)
-        if file.suffix.lower() == ANNOTATION_SUFFIX and not hidden and file.is_file():
+    for file in files_below(source):
+        if file.suffix.lower() == ANNOTATION_SUFFIX:
             yield file
 
 
@@ -188,11 +189,9 @@ def _unique_names(cases: set[str]) -> dict[str, str]:
 
 def _by_case(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder)
-        hidden = any(piece.startswith(".") for piece in relative.parts)
-        if file.suffix.lower() in IMAGE_SUFFIXES and not hidden and file.is_file():
-            found[relative.with_suffix("").as_posix()].append(file)
+    for file in files_below(folder):
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            found[file.relative_to(folder).with_suffix("").as_posix()].append(file)
     return found
 
 

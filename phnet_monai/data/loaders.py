@@ -223,7 +223,7 @@ def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int
     """
     shard = joined_shard()
     count = len(dataset)  # type: ignore[arg-type]
-    if count < shard.world:
+    if count < shard.world and shard.world > 1:  # none at all is no fault of a single process
         raise ValueError(f"{count} images cannot be evaluated by {shard.world} processes; start fewer of them")
     if shard.world > 1:
         dataset = Subset(dataset, shard.share(range(count)))

@@ -48,7 +48,7 @@ def read_scan(path: str | PathLike[str]) -> Scan:
         FileNotFoundError: there is no such file.
         DecodeError: the file is empty, truncated, too large, of a kind that is not read or holds no picture. The
             message names the file and nothing that stands in its tags about a patient.
-        ImportError: a DICOM file without the extra `dicom`; the message names what to install.
+        MissingExtraError: a DICOM file without the extra `dicom`; the message names what to install.
     """
     path = Path(path)
     kind = scan_kind(path)
@@ -64,6 +64,11 @@ def is_scan(path: str | PathLike[str]) -> bool:
     `DICOMDIR`, the table of contents of a DICOM disc, is none although it has that number.
     """
     return _kind(Path(path)) is not None
+
+
+def is_dicom(path: str | PathLike[str]) -> bool:
+    """True where `read_scan` would take the file for DICOM."""
+    return _kind(Path(path)) == "dicom"
 
 
 def scan_kind(path: str | PathLike[str]) -> Kind:

@@ -178,7 +178,7 @@ def _part_sizes(count: int, ratios: tuple[int, int, int]) -> dict[str, int]:
 
 def _draw(seed: int, purpose: str, name: str) -> str:
     """A random number, as text, that depends on these three and nothing else."""
-    return hashlib.sha256(f"{seed}\n{purpose}\n{name}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}\n{purpose}\n{name}".encode(errors="surrogateescape")).hexdigest()
 
 
 def _balanced_order(records: Sequence[Record], seed: int, purpose: str) -> list[Record]:

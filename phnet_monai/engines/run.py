@@ -245,7 +245,7 @@ def train_run(
     run(parser)
     saved = parser.get_parsed_content("checkpoints")
     result = {
-        "best": {"score": saved.best_score, "epoch": saved.best_epoch},
+        "best": {"score": saved.best_score if saved.best_epoch else None, "epoch": saved.best_epoch},
         "last": {"score": saved.last_score, "epoch": parser.get_parsed_content("max_epochs")},
         "score": saved.score,
         "evaluated": saved.evaluated,
@@ -280,7 +280,8 @@ def evaluate_run(
     device = str(pick_device(device)) if device != "auto" else device
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
     network, info = load_ensemble(paths, which=which)
-    load_part(datalist, part)
+    if not load_part(datalist, part):
+        raise ValueError(f"{datalist}: its part {part!r} holds no image to score; choose another, or prepare it again")
     files = [str(Path(path).resolve()) for path in paths]
     values = {
         "checkpoint": files[0] if len(files) == 1 else files,

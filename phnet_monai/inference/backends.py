@@ -6,7 +6,6 @@ is refused before any image is read.
 
 from __future__ import annotations
 
-import importlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from phnet_monai.extras import extra_module
 from phnet_monai.networks.description import INFO_KEY, CheckpointError, check_info, config_info, parse_info
 
 
 class BackendError(ValueError):
-    """A runtime is not installed, or cannot use the device."""
+    """A runtime cannot use the device."""
 
 
 class Opened(NamedTuple):
@@ -36,18 +36,6 @@ class Opened(NamedTuple):
     network: Callable[[Tensor], Tensor]
     info: dict[str, Any]
     device: torch.device
-
-
-def extra_module(name: str, extra: str) -> Any:
-    """The module `name` of an optional library.
-
-    Raises:
-        BackendError: it is not installed; the message names the extra to install.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise BackendError(f"{name} is not installed. Run: pip install 'phnet-monai[{extra}]'") from error
 
 
 # --- TorchScript
@@ -143,10 +131,11 @@ def open_onnx(path: str | Path, device: torch.device, *, fall_back: bool = False
         fall_back: use the CPU where `device` is a GPU that this ONNX Runtime cannot use.
 
     Raises:
-        BackendError: ONNX Runtime is missing, or has no CUDA where `device` asks for it.
+        MissingExtraError: ONNX Runtime is missing.
+        BackendError: it has no CUDA where `device` asks for it.
         CheckpointError: damaged, not of `phnet export`, or other inputs and outputs.
     """
-    runtime = extra_module("onnxruntime", "onnx")
+    runtime = extra_module("onnxruntime", "onnx", purpose="running an ONNX file")
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
@@ -214,10 +203,11 @@ def open_openvino(path: str | Path, device: torch.device, *, fall_back: bool = F
         fall_back: use the CPU where `device` is another.
 
     Raises:
-        BackendError: OpenVINO is missing, or `device` is not the CPU.
+        MissingExtraError: OpenVINO is missing.
+        BackendError: `device` is not the CPU.
         CheckpointError: damaged, not of `phnet export`, or other inputs and outputs.
     """
-    openvino = extra_module("openvino", "openvino")
+    openvino = extra_module("openvino", "openvino", purpose="--backend openvino")
     if device.type != "cpu" and not fall_back:
         raise BackendError(f"OpenVINO is used on the CPU only, found device {device}; give --device cpu")
     core = openvino.Core()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from phnet_monai.data.dicom import quiet_pydicom, require_pydicom
+from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer
 from phnet_monai.inference.overlay import PREDICTION_COLOUR
 
@@ -72,9 +73,9 @@ def write_seg(
     Raises:
         ValueError: the source lacks what a SEG must refer to, or its size is another. No value of its tags is quoted.
         OSError: a file cannot be read or written.
-        ImportError: pydicom or highdicom is missing.
+        MissingExtraError: pydicom or highdicom is missing.
     """
-    _require_highdicom()
+    require_highdicom()
     header = _read_source(source, values)
     try:
         seg = _make_seg(header, values, model=_ascii(model), version=_ascii(version))
@@ -97,12 +98,10 @@ def _make_seg(header: Any, values: np.ndarray, *, model: str, version: str) -> A
     return seg
 
 
-def _require_highdicom() -> None:
+def require_highdicom() -> None:
+    """Raise MissingExtraError with what to install if the extra `dicom` is missing."""
     require_pydicom()
-    try:
-        import highdicom  # noqa: F401
-    except ImportError as error:
-        raise ImportError("writing DICOM SEG needs highdicom. Run: pip install 'phnet-monai[dicom]'") from error
+    extra_module("highdicom", "dicom", purpose="writing DICOM SEG")
 
 
 def _read_source(source: Path, values: np.ndarray) -> Any:

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from phnet_monai import __version__
 from phnet_monai.data import IMAGE_SUFFIXES, make_phantom, read_image
+from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer, sha256_of
-from phnet_monai.inference.backends import extra_module, without_warnings
+from phnet_monai.inference.backends import without_warnings
 from phnet_monai.inference.models import WEIGHTS, load_model, model_file, model_kind
 from phnet_monai.inference.predictor import lesion_probs
+from phnet_monai.inference.zipped import unzipped
 from phnet_monai.networks.description import INFO_KEY, CheckpointError, info_text
 from phnet_monai.networks.tensor_file import safetensors_bytes
 from phnet_monai.transforms.fit import fit_image
@@ -77,9 +79,26 @@ def export_model(
         FileNotFoundError, FileExistsError: `source` or `check` is missing; `out` is there.
         ValueError: unknown kind, wrong ending, sources that are no checkpoints or differ in their input.
         CheckpointError: `source` cannot be used, or the export differs by more than `tolerance`; then no file is kept.
-        BackendError: the libraries of the kind are not installed.
+        MissingExtraError: the libraries of the kind are not installed.
     """
-    out, sources = Path(out), [source] if isinstance(source, (str, Path)) else list(source)
+    given = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
+    with unzipped(given) as sources:
+        return _export(
+            sources, Path(out), to, size=size, which=which, check=check, tolerance=tolerance, overwrite=overwrite
+        )
+
+
+def _export(
+    sources: Sequence[Path],
+    out: Path,
+    to: str,
+    *,
+    size: int | None,
+    which: str,
+    check: str | Path | None,
+    tolerance: float,
+    overwrite: bool,
+) -> Exported:
     _check_request(sources, out, to, overwrite)
     images = _images(check)
     model = load_model(sources, device="cpu", backend="torch", which=which)
@@ -124,7 +143,7 @@ def _check_request(sources: Sequence[str | Path], out: Path, to: str, overwrite:
         raise FileExistsError(f"{out}: exists; choose another name, or give --overwrite")
     if to == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"):
-            extra_module(name, "onnx")
+            extra_module(name, "onnx", purpose="the export to ONNX")
 
 
 def _images(check: str | Path | None) -> list[Path] | None:

@@ -8,7 +8,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from phnet_monai.data.scan import SCAN_ENDINGS, is_scan
@@ -26,10 +26,12 @@ class Sources:
     Attributes:
         folder: where they lie; results repeat the folders below it.
         scans: relative to `folder`, sorted.
+        unreadable: folders that may not be looked into, relative to `folder`, with the reason.
     """
 
     folder: Path
     scans: list[Path]
+    unreadable: dict[Path, str] = field(default_factory=dict)
 
 
 def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -51,7 +53,7 @@ def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
     if source.is_file() and not is_scan(source):
         endings = ", ".join(SCAN_ENDINGS)
         raise ValueError(f"{source} is no image by its name; expected one ending in {endings}")
-    real_source, real_out = searched.resolve(), out.resolve()
+    real_source, real_out = real_path(searched), real_path(out)
     if searched.is_dir() and real_out.is_relative_to(real_source) and (searched == source or _may_match(source, out)):
         raise ValueError(
             f"the output folder {out} lies in the input folder {searched}: the next run would take the masks for "
@@ -74,14 +76,21 @@ def _may_match(pattern: Path, out: Path) -> bool:
     """Whether the pattern could find results in `out`: it searches all folders, or names a folder above `out`."""
     if "**" in pattern.parts:
         return True
-    matched = [Path(found).resolve() for found in glob.glob(str(pattern))]
-    return any(found.is_dir() and out.resolve().is_relative_to(found) for found in matched)
+    matched = [real_path(found) for found in glob.glob(str(pattern))]
+    return any(found.is_dir() and real_path(out).is_relative_to(found) for found in matched)
+
+
+def real_path(path: str | Path) -> Path:
+    """Absolute, without links; unlike `Path.resolve`, links in a circle are no error here."""
+    return Path(os.path.realpath(path))
 
 
 def check_out(out: str | Path) -> Path:
-    """`out` as a path. Raises NotADirectoryError if it, or a folder above it, is a file."""
+    """`out` as a path. Raises NotADirectoryError if it, or a folder above it, is a file or a link to nowhere."""
     out = Path(out)
     for folder in (out, *out.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise NotADirectoryError(f"{folder} is a link that leads nowhere, expected a folder for the results")
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file, expected a folder for the results")
     return out
@@ -93,23 +102,29 @@ def find_scans(source: str | Path) -> Sources:
     Endings decide (any case); files without one are DICOM if they begin as such. Links to folders are not followed;
     names that begin with a dot are passed over (file managers and archive tools leave such files beside images).
     Folders that a pattern matches are searched like a folder.
+
+    Raises:
+        OSError: the folder `source` itself may not be looked into; one below it is noted in `Sources.unreadable`.
     """
     source = Path(source)
     if source.is_file():
         return Sources(source.parent, [Path(source.name)])
     if source.is_dir():
-        return Sources(source, _search(source))
+        return Sources(source, *_search(source))
     folder = _fixed_part(source) or source.parent
     found: set[Path] = set()
+    unreadable: dict[Path, str] = {}
     for match in glob.iglob(str(source), recursive=True):
         path = Path(match)
         if any(above.is_symlink() for above in _between(folder, path)):
             continue
         if path.is_dir():
-            found.update(path / scan for scan in _search(path))
+            scans, closed = _search(path)
+            found.update(path / scan for scan in scans)
+            unreadable |= {(path / place).relative_to(folder): reason for place, reason in closed.items()}
         elif _readable(path) and is_scan(path):
             found.add(path)
-    return Sources(folder, sorted(path.relative_to(folder) for path in found))
+    return Sources(folder, sorted(path.relative_to(folder) for path in found), unreadable)
 
 
 def _between(folder: Path, path: Path) -> list[Path]:
@@ -127,18 +142,23 @@ def _readable(path: Path) -> bool:
         return True
 
 
-def _search(folder: Path) -> list[Path]:
+def _search(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Scans in `folder` and its subfolders, and subfolders that may not be looked into, all relative to it."""
     found: list[Path] = []
-    for place, subfolders, names in os.walk(folder, onerror=_raise):
+    unreadable: dict[Path, str] = {}
+
+    def note(error: OSError) -> None:  # os.walk would pass over it
+        place = Path(error.filename)
+        if place == folder:
+            raise error
+        unreadable[place.relative_to(folder)] = f"the folder cannot be read ({error.strerror})"
+
+    for place, subfolders, names in os.walk(folder, onerror=note):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         here = Path(place)
         scans = (here / n for n in names if not n.startswith(".") and _readable(here / n) and is_scan(here / n))
         found += [scan.relative_to(folder) for scan in scans]
-    return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise error  # os.walk would pass over a folder that it may not read
+    return sorted(found), unreadable
 
 
 def result_keys(scans: Sequence[Path]) -> dict[Path, Path]:

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from phnet_monai import __version__
+from phnet_monai.data.scan import is_dicom
 from phnet_monai.distributed import current_shard
 from phnet_monai.files import digest, locked, remove_partial_files
-from phnet_monai.inference.files import RESULT_FOLDERS, check_paths, find_scans
+from phnet_monai.inference.files import RESULT_FOLDERS, Sources, check_paths, find_scans
 from phnet_monai.inference.frames import FrameSettings
 from phnet_monai.inference.naming import plan_jobs
 from phnet_monai.inference.pipeline import Pipeline
@@ -93,13 +94,20 @@ def infer_folder(
         FileNotFoundError, NotADirectoryError, ValueError: the paths do not fit (see `files.check_paths`), or `out`
             holds results of another model, setting or input, which would be mixed with the new ones or replaced.
         BlockingIOError: another run is at work in `out`.
+        OSError: the disk is full or read-only; what was finished before is kept.
+        MissingExtraError: all scans are DICOM, and the extra `dicom` is not installed.
     """
     source, out = check_paths(input, out)
     settings = settings or FrameSettings()
     told = {**predictor.settings, **settings.as_settings(), "anonymize": anonymize}
     sources = find_scans(source)
+    unreadable = _unreadable(sources, anonymize=anonymize)
+    if current_shard().first:
+        for name, reason in unreadable.items():
+            print(f"failed: {name}: {reason}", file=sys.stderr)
     if not sources.scans:
-        return FolderResult(out)
+        return FolderResult(out, [FileRecord(name, FAILED, reason=reason) for name, reason in unreadable.items()])
+    require_readers(sources)
     wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}
     kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
     jobs = plan_jobs(sources, kinds, settings=settings_digest(told), anonymize=anonymize)
@@ -107,6 +115,7 @@ def infer_folder(
     with shard.joined():
         means = {"device": str(predictor.device), "batch_size": predictor.batch_size, "processes": shard.world}
         run = _Run(jobs, out, told, source=None if anonymize else str(input), means=means, quiet=quiet)
+        run.unreadable = unreadable
         with _owned(out) if shard.first else nullcontext():
             to_do = shard.broadcast(run.prepare(overwrite=overwrite, limit=limit) if shard.first else None)
             pipeline = Pipeline(predictor, out, settings, version=__version__)
@@ -115,11 +124,27 @@ def infer_folder(
                 run.merge(shard.gather((run.failed, run.timing)))
                 if shard.first:
                     run.conclude(to_do, report=report)
-            finally:  # an interrupted run leaves its record too
+            except BaseException:  # an interrupted run leaves its record too, if there is room for it
                 if shard.first and run.concluded is None:
-                    run.write_run_file(run.result(to_do), finished=False)
+                    with suppress(OSError):
+                        run.write_run_file(run.result(to_do), finished=False)
+                raise
         shard.wait()  # a process that ends in failure would end the first one while it writes
     return run.result(to_do) if run.concluded is None else run.concluded
+
+
+def _unreadable(sources: Sources, *, anonymize: bool) -> dict[str, str]:
+    """Shown name -> reason of folders that may not be looked into."""
+    places = enumerate(sources.unreadable.items(), 1)
+    return {f"unreadable-folder-{n}" if anonymize else place.as_posix(): reason for n, (place, reason) in places}
+
+
+def require_readers(sources: Sources) -> None:
+    """Raise MissingExtraError if all scans are DICOM and its libraries are missing; among others they fail alone."""
+    if all(is_dicom(sources.folder / scan) for scan in sources.scans):
+        from phnet_monai.inference.dicom_seg import require_highdicom
+
+        require_highdicom()
 
 
 def settings_digest(told: dict[str, Any]) -> str:
@@ -143,6 +168,7 @@ class _Run:
         self.jobs, self.out, self.told, self.quiet = jobs, out, told, quiet
         self.source, self.means = source, means
         self.failed: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         self.timing: dict[str, Any] = {}
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.concluded: FolderResult | None = None
@@ -175,7 +201,7 @@ class _Run:
                         self.failed[record["image"]] = record["reason"]
                         tqdm.write(f"failed: {record['image']}: {record['reason']}", file=sys.stderr)
                     bar.update()
-                    if fail_fast and self.failed:
+                    if fail_fast and (self.failed or self.unreadable):
                         return
         finally:
             self.timing = {"seconds": time.perf_counter() - begun, "frames": pipeline.frames}
@@ -201,6 +227,7 @@ class _Run:
     def result(self, to_do: Sequence[Job]) -> FolderResult:
         """What became of each job, by its record on the disk or its failure."""
         now = {job.name for job in to_do}
+        closed = [FileRecord(name, FAILED, reason=reason) for name, reason in self.unreadable.items()]
         files = []
         for job in self.jobs:
             record = read_record(job.record_file(self.out))
@@ -208,7 +235,7 @@ class _Run:
                 files.append(FileRecord(job.name, FAILED, reason=self.failed[job.name]))
             elif record is not None and (record["settings"], record["image"]) == (job.settings, job.name):
                 files.append(FileRecord.of(record, DONE if job.name in now else SKIPPED))
-        return FolderResult(self.out, files, pending=len(self.jobs) - len(files))
+        return FolderResult(self.out, [*closed, *files], pending=len(self.jobs) - len(files))
 
     def write_run_file(self, result: FolderResult, *, finished: bool) -> None:
         seconds, frames = self.timing.get("seconds", 0.0), self.timing.get("frames", 0)
@@ -266,8 +293,9 @@ def preview(
     Finished are scans that an earlier run has done, whatever its model and settings: a run with others refuses them.
     """
     source, out = check_paths(input, out)
-    lines, left = [], limit
-    for job in plan_jobs(find_scans(source), kinds, anonymize=anonymize):
+    sources, left = find_scans(source), limit
+    lines = [f"failed: {name}: {reason}" for name, reason in _unreadable(sources, anonymize=anonymize).items()]
+    for job in plan_jobs(sources, kinds, anonymize=anonymize):
         record = None if overwrite else read_record(job.record_file(out))
         same = record is not None and finished_record(out, replace(job, settings=record["settings"])) is not None
         if same:

@@ -48,7 +48,7 @@ def write_scan_masks(
     Raises:
         ValueError: another type or shape, or a DICOM source that no SEG can refer to.
         OSError: a file cannot be read or written.
-        ImportError: DICOM without the extra `dicom`.
+        MissingExtraError: DICOM without the extra `dicom`.
     """
     if masks.dtype != np.bool_:
         raise ValueError(f"{path}: expected bool masks, found {masks.dtype}; compare with a threshold first")
@@ -76,7 +76,7 @@ def write_scan_probabilities(
         DICOM: FRACTIONAL SEG, round(255 * p), with the patient and study of the source.
 
     Raises:
-        ValueError, OSError, ImportError: as in `write_scan_masks`.
+        ValueError, OSError, MissingExtraError: as in `write_scan_masks`.
     """
     _check_shape(path, scan, probs)
     if not (np.isfinite(probs).all() and probs.min() >= 0 and probs.max() <= 1):

@@ -5,13 +5,13 @@ Kinds are told by content, not by name. Importing this is cheap: torch is loaded
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phnet_monai.files import sha256_of
+from phnet_monai.inference.zipped import unzipped, zip_names
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,8 @@ def load_model(
         paths: one of
             - a checkpoint of `phnet train`, a safetensors file of `phnet export`, or a plain state dict with its
               description beside it (`NAME.json`, or the configs of the bundle it lies in);
-            - a bundle's folder: weights and network arguments are read as data, no config is evaluated;
+            - a bundle's folder, or a zip file of it: weights and network arguments are read as data, no config is
+              evaluated;
             - a TorchScript file of `phnet export` or MONAI's `ckpt_export`: a program, for trusted origins only;
             - an ONNX file of `phnet export`;
             or several of the first two kinds, whose mean probability is the answer.
@@ -72,13 +73,20 @@ def load_model(
 
     Raises:
         FileNotFoundError: there is no such file, or no model in the bundle.
+        ArchiveError: a zip file is damaged, too large, or would leave its folder.
         CheckpointError: damaged or foreign files, weights that are not finite, networks that do not fit together.
-        BackendError: the runtime is not installed or cannot use the device.
+        MissingExtraError: the runtime is not installed.
+        BackendError: it cannot use the device.
         ValueError: unknown backend or device, or a backend that does not run this kind of file.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
-    files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    given = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    with unzipped(given) as files:
+        return _load(files, device, backend, which)
+
+
+def _load(files: Sequence[Path], device: str | torch.device, backend: str, which: str) -> LoadedModel:
     kinds = [model_kind(file) for file in files]
     for file, kind in zip(files, kinds, strict=True):
         if len(files) > 1 and kind != WEIGHTS:
@@ -132,9 +140,8 @@ def model_kind(path: str | Path) -> str:
     file = model_file(path)
     with file.open("rb") as stream:
         start = stream.read(2)
-    if start == b"PK" and zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            return TORCHSCRIPT if any(name.endswith("/constants.pkl") for name in archive.namelist()) else WEIGHTS
+    if names := zip_names(file):
+        return TORCHSCRIPT if any(name.endswith("/constants.pkl") for name in names) else WEIGHTS
     # an ONNX file is a protocol buffer, which has no mark of its own: its first field is the version of the format
     looks_like_onnx = len(start) == 2 and start[0] == 0x08 and start[1] < 0x40
     return ONNX if looks_like_onnx or (file.suffix.lower() == ".onnx" and start[:1] not in (b"P", b"\x80")) else WEIGHTS

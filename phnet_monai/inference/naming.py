@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def plan_jobs(sources: Sources, kinds: Sequence[str], *, settings: str = "", ano
         return [Job(p, n, Path(n), tuple(kinds), settings) for p, n in zip(paths, names, strict=True)]
     keys = result_keys(sources.scans)
     return [
-        Job(path, scan.as_posix(), keys[scan], tuple(kinds), settings, digest(str(path.resolve())))
+        Job(path, scan.as_posix(), keys[scan], tuple(kinds), settings, digest(os.path.realpath(path)))
         for path, scan in zip(paths, sources.scans, strict=True)
     ]
 
@@ -58,7 +59,7 @@ def reason_of(error: BaseException, job: Job) -> str:
     shown = Path(job.name).name
     for real, instead in [
         (str(job.path), job.name),
-        (str(job.path.resolve()), job.name),
+        (os.path.realpath(job.path), job.name),
         (repr(str(job.path))[1:-1], job.name),
         (job.path.name, shown),
         (repr(job.path.name)[1:-1], shown),

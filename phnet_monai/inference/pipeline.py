@@ -1,7 +1,7 @@
 """Scans through the network: reading, segmenting and writing at the same time, with bounded memory.
 
 Threads read the next scans and write the results of earlier ones while the network works on the present batch. Frames
-of different scans share batches. A scan that cannot be read, segmented or written fails alone.
+of different scans share batches. A scan that cannot be read, segmented or written fails alone; a full disk ends all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.scan import Scan, read_scan
+from phnet_monai.files import disk_error
 from phnet_monai.inference.batches import answer_all, read_ahead
 from phnet_monai.inference.formats import mask_suffix, write_scan_masks, write_scan_probabilities
 from phnet_monai.inference.frames import Frame, FrameSettings, find_lesions
@@ -84,11 +85,15 @@ class Pipeline:
         self.batch_size = predictor.batch_size
         self.frames = 0
         self.writing: set[Future[None]] = set()
+        self.full: OSError | None = None
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, dict[str, Any]], None, None]:
         """Yield each job, in order, with its record (`records.write_record`) or `{"image", "status", "reason"}`.
 
         When the caller stops early, results that are being written are completed, all else is dropped.
+
+        Raises:
+            OSError: the disk is full or read-only (`files.DISK_ERRORS`): no later scan could be written either.
         """
         under_way: deque[tuple[Job, _Open | BaseException]] = deque()
         batch: list[tuple[_Open, int]] = []
@@ -114,12 +119,17 @@ class Pipeline:
 
     def _segment(self, batch: Sequence[tuple[_Open, int]], pool: ThreadPoolExecutor) -> None:
         """Ask the network and hand its answers to the writers. A batch that fails is tried again in smaller parts."""
+        self._check_disk()
         answers = answer_all(self._ask, batch, on_shortage=self._shrink)
         self.frames += sum(not isinstance(answer, Exception) for answer in answers)
         for (opened, index), answer in zip(batch, answers, strict=True):
             future = pool.submit(self._finish, opened, index, answer)
             opened.futures.append(future)
             self.writing.add(future)
+
+    def _check_disk(self) -> None:
+        if self.full is not None:
+            raise self.full
 
     def _ask(self, batch: Sequence[tuple[_Open, int]]) -> list[np.ndarray]:
         return self.predictor.predict([opened.scan.frames[index] for opened, index in batch])
@@ -145,6 +155,7 @@ class Pipeline:
                 if not submitted or (waiting <= limit and not all(f.done() for f in opened.futures)):
                     return
                 wait(opened.futures)
+            self._check_disk()
             under_way.popleft()
             if isinstance(opened, _Open) and opened.result is not None:
                 yield job, opened.result
@@ -161,7 +172,7 @@ class Pipeline:
             if opened.error is None:
                 self._finish_frame(opened, index, answer)
         except Exception as error:
-            opened.error = opened.error or error
+            self._failed(opened, error)
         with opened.lock:
             opened.left -= 1
             last = opened.left == 0
@@ -169,11 +180,15 @@ class Pipeline:
             try:
                 self._close(opened)
             except Exception as error:
-                opened.error = opened.error or error
+                self._failed(opened, error)
                 opened.result = None
             if opened.result is None:  # nothing of a failed scan stays
                 for path in opened.outputs:
                     path.unlink(missing_ok=True)
+
+    def _failed(self, opened: _Open, error: Exception) -> None:
+        opened.error = opened.error or error
+        self.full = self.full or disk_error(error)
 
     def _finish_frame(self, opened: _Open, index: int, probs: np.ndarray) -> None:
         image = opened.scan.frames[index]

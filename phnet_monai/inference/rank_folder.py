@@ -71,7 +71,7 @@ def rank_pool(
     if count < 1 or not 0 < threshold < 1:
         raise ValueError(f"expected a count of at least 1 and a threshold in (0, 1), found {count} and {threshold}")
     out = check_rank_out(out, export=export, overwrite=overwrite)
-    failed: list[tuple[str, str]] = []
+    failed = list(pool.unreadable)
     found = examine_files(pool.candidates, examiner, failed, what="images", quiet=quiet)
     known = examine_files(pool.outlined, examiner, failed, what="outlined images", quiet=quiet) if found else {}
     if not found:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from phnet_monai.data.datalist import FILE_NAME, load_datalist
 from phnet_monai.data.decode import IMAGE_SUFFIXES
-from phnet_monai.inference.files import check_out, check_paths, find_scans
+from phnet_monai.inference.files import check_out, check_paths, find_scans, real_path
 
 TABLE_FILE, SETTINGS_FILE = "ranking.csv", "ranking.json"
 
@@ -21,12 +21,14 @@ class Pool:
         outlined: pictures that somebody has outlined; the name is the whole path.
         passed_over: how many files of the input are outlined, or in a validation or test part.
         unread: how many files of the input are no pictures (NIfTI, DICOM), which annotation tools do not open.
+        unreadable: (name, reason) of subfolders that may not be looked into.
     """
 
     candidates: dict[str, Path]
     outlined: dict[str, Path] = field(default_factory=dict)
     passed_over: int = 0
     unread: int = 0
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
 def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = None) -> Pool:
@@ -45,13 +47,14 @@ def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = 
     pictures = [scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
     outlined, taken = ([], set()) if labeled is None else _labeled(Path(labeled))
     candidates = {
-        scan.as_posix(): found.folder / scan for scan in pictures if (found.folder / scan).resolve() not in taken
+        scan.as_posix(): found.folder / scan for scan in pictures if real_path(found.folder / scan) not in taken
     }
     return Pool(
         candidates,
         {str(path): path for path in outlined},
         passed_over=len(pictures) - len(candidates),
         unread=len(found.scans) - len(pictures),
+        unreadable=[(place.as_posix(), reason) for place, reason in found.unreadable.items()],
     )
 
 
@@ -59,16 +62,18 @@ def _labeled(labeled: Path) -> tuple[list[Path], set[Path]]:
     """Outlined pictures, and the real paths of all that must not be asked for."""
     if labeled.is_dir() and not (labeled / FILE_NAME).is_file():
         found = find_scans(labeled)
+        for place, reason in found.unreadable.items():  # its images would be asked for again
+            raise PermissionError(f"{labeled / place}: {reason}")
         outlined = [found.folder / scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
         if not outlined:
             raise FileNotFoundError(
                 f"{labeled} holds no picture and no {FILE_NAME}; give outlined images or a datalist"
             )
-        return outlined, {path.resolve() for path in outlined}
+        return outlined, {real_path(path) for path in outlined}
     if not labeled.exists():
         raise FileNotFoundError(f"{labeled}: no such datalist or folder of outlined images")
     parts = load_datalist(labeled)
-    taken = {Path(entry["image"]).resolve() for part in ("labeled", "validation", "test") for entry in parts[part]}
+    taken = {real_path(Path(entry["image"])) for part in ("labeled", "validation", "test") for entry in parts[part]}
     return [Path(entry["image"]) for entry in parts["labeled"]], taken
 
 

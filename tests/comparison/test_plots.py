@@ -13,6 +13,7 @@ from PIL import Image
 from phnet_monai.comparison import plots, statistics, tables
 from phnet_monai.comparison.plots import Curve, spaced
 from phnet_monai.comparison.results import read_results
+from phnet_monai.extras import MissingExtraError
 
 Make = Callable[..., Path]
 
@@ -111,5 +112,5 @@ def test_a_plot_that_fails_leaves_no_file(tmp_path: Path) -> None:
 
 def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(plots.PlotError, match=r"pip install 'phnet-monai\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'phnet-monai\[plot\]'"):
         plots.pyplot()

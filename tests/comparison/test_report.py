@@ -17,6 +17,7 @@ from phnet_monai.comparison.matrix import check_matrix, read_matrix
 from phnet_monai.comparison.report import write_report
 from phnet_monai.data import load_datalist, prepare_folder, write_phantoms
 from phnet_monai.engines.run import bundle_folder
+from phnet_monai.extras import MissingExtraError
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"n_resamples": 50}
@@ -106,7 +107,7 @@ def test_another_reference(make_comparison: Make) -> None:
 def test_tables_are_written_without_matplotlib(make_comparison: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_comparison()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"written without plots.*pip install 'phnet-monai\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=r"written without plots.*pip install 'phnet-monai\[plot\]'"):
         write_report(folder, **QUICK)
     assert "PH-Net" in (folder / "report" / "table.md").read_text(encoding="utf-8")
     assert list((folder / "report").glob("*.png")) == []

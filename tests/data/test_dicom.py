@@ -13,6 +13,7 @@ from PIL import Image
 
 from phnet_monai.data import DecodeError, decode, read_image
 from phnet_monai.data.dicom import has_dicom_magic, read_dicom
+from phnet_monai.extras import MissingExtraError
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 
@@ -458,7 +459,7 @@ def test_a_missing_decoder_names_the_install(tmp_path: Path, twin: np.ndarray, m
 def test_a_missing_extra_names_the_install(tmp_path: Path, twin: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_dicom(tmp_path / "a.dcm", twin)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ImportError, match=r"pip install 'phnet-monai\[dicom\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'phnet-monai\[dicom\]'"):
         read_dicom(path)
 
 

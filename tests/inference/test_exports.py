@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from phnet_monai import __version__
+from phnet_monai.extras import MissingExtraError
 from phnet_monai.files import sha256_of
 from phnet_monai.inference import exports
-from phnet_monai.inference.backends import BackendError
 from phnet_monai.inference.exports import ENDINGS, TOLERANCE, export_model
 from phnet_monai.inference.models import load_model
 from phnet_monai.networks import CheckpointError, read_checkpoint
@@ -278,6 +278,7 @@ def test_an_export_is_no_source(model: Path, tmp_path: Path) -> None:
 def test_missing_libraries_are_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     onnx()
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BackendError, match=rf"{name} is not installed. Run: pip install 'phnet-monai\[onnx\]'"):
+    message = rf"needs {name}, which is not installed. Run: pip install 'phnet-monai\[onnx\]'"
+    with pytest.raises(MissingExtraError, match=message):
         export_model(model, tmp_path / "a.onnx", "onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

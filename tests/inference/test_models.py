@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from phnet_monai.extras import MissingExtraError
 from phnet_monai.files import sha256_of
 from phnet_monai.inference.backends import BackendError
 from phnet_monai.inference.exports import export_model
@@ -474,7 +475,8 @@ def test_a_missing_runtime_is_named(
 ) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x08\x08")
     monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
-    with pytest.raises(BackendError, match=rf"{module} is not installed. Run: pip install 'phnet-monai\[{extra}\]'"):
+    message = rf"needs {module}, which is not installed. Run: pip install 'phnet-monai\[{extra}\]'"
+    with pytest.raises(MissingExtraError, match=message):
         load_model(tmp_path / "x.onnx", device="cpu", backend=backend)
 
 

