@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
-from phnet_monai.data import load_datalist, load_part
+from phnet_monai.data import check_leaks, load_datalist
+from phnet_monai.data.splits import PARTS
 from phnet_monai.device import pick_device
 from phnet_monai.files import write_json
 from phnet_monai.networks import Ensemble, load_ensemble, read_checkpoint
@@ -200,6 +202,7 @@ def train_run(
     device: str = "auto",
     amp: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    allow_leak: bool = False,
 ) -> dict[str, Any]:
     """Train by `train.json` with a profile, a method and further overlays; see `phnet train --help`.
 
@@ -207,11 +210,11 @@ def train_run(
         `{"best": {"score", "epoch"}, "last": {...}, "out"}`, also written to `out`/run.json beside the composed config.
 
     Raises:
-        FileNotFoundError, FileExistsError, ConfigError, CheckpointError: before any work starts.
+        FileNotFoundError, FileExistsError, ConfigError, CheckpointError, LeakError: before any work starts.
     """
     out = Path(out)
     device = str(pick_device(device)) if device != "auto" else device
-    load_datalist(datalist)
+    _read_datalist(datalist, allow_leak=allow_leak)
     if init is not None:
         read_checkpoint(init)
     if (out / "last.pt").is_file() and not resume:
@@ -247,6 +250,13 @@ def train_run(
     return result
 
 
+def _read_datalist(datalist: str | Path, *, allow_leak: bool) -> None:
+    """Refuse a datalist that cannot be used, or leaks; say so where it leaks and may."""
+    warning = check_leaks(datalist, allow=allow_leak, parts=load_datalist(datalist))
+    if warning is not None:
+        logging.getLogger(__name__).warning("phnet: warning: %s", warning)
+
+
 def evaluate_run(
     checkpoint: str | Path | Sequence[str | Path],
     datalist: str | Path,
@@ -256,6 +266,7 @@ def evaluate_run(
     device: str = "auto",
     batch_size: int = 8,
     which: str = "teacher",
+    allow_leak: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint by `evaluate.json` at the original image size; network and sizes come from the checkpoint.
 
@@ -263,11 +274,16 @@ def evaluate_run(
 
     Returns:
         The summary that is also in `out`/summary.json; `out`/per_image.csv has one row per image.
+
+    Raises:
+        FileNotFoundError, CheckpointError, LeakError, ValueError: before any work starts.
     """
     device = str(pick_device(device)) if device != "auto" else device
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
+    if part not in PARTS:
+        raise ValueError(f"part is {part!r}, expected one of {', '.join(PARTS)}.")
+    _read_datalist(datalist, allow_leak=allow_leak)
     network, info = load_ensemble(paths, which=which)
-    load_part(datalist, part)
     files = [str(Path(path).resolve()) for path in paths]
     values = {
         "checkpoint": files[0] if len(files) == 1 else files,
