@@ -13,7 +13,7 @@ SPECK_SHARE = 0.0005
 """Share of the image below which a region of a mask is a speck. The smallest lesion of BUSI and BUS-BRA has 0.0028."""
 
 EDGE_REACH = 3
-"""Pixels from both full black and full white within which the grey of an anti-aliased edge lies."""
+"""Pixels from the outline within which the grey of an anti-aliased edge lies."""
 
 SHORT_SIDE, LONG_SIDE, ELONGATION, AREA_FACTOR = 128, 2048, 3.0, 4.0
 """Sides in pixels, longer over shorter side, and area over that of the median image, from which a size is extreme."""
@@ -37,17 +37,17 @@ def mask_kind(values: np.ndarray) -> MaskKind:
 
     Returns:
         "empty": nothing but 0; "full": one value above 0; "two values": as a mask should be (0 and another one, or two
-        others); "anti-aliased": further values, at least 99 % of them within 3 pixels of both the lowest and the
-        highest, so along edges; "many values": anything else, such as numbered regions or JPEG noise.
+        others); "anti-aliased": further values, at least 99 % of them within 3 pixels of the outline at half the
+        highest value; "many values": anything else, such as numbered regions or JPEG noise.
     """
     levels = np.unique(values)
     if len(levels) == 1:
         return "full" if levels[0] else "empty"
     if len(levels) == 2:
         return "two values"
-    low, high = values == levels[0], values == levels[-1]
-    between = ~low & ~high
-    near = ndimage.binary_dilation(low, _EIGHT, EDGE_REACH) & ndimage.binary_dilation(high, _EIGHT, EDGE_REACH)
+    between = (values != levels[0]) & (values != levels[-1])
+    inside = 2 * values.astype(np.int64) >= int(levels[0]) + int(levels[-1])
+    near = ndimage.binary_dilation(inside, _EIGHT, EDGE_REACH) & ndimage.binary_dilation(~inside, _EIGHT, EDGE_REACH)
     return "anti-aliased" if (between & near).sum() >= 0.99 * between.sum() else "many values"
 
 

@@ -110,8 +110,8 @@ def _is_drawn(image: np.ndarray, regions: np.ndarray, number: int, rows: slice, 
 
 def _along_border(rows: slice, columns: slice, shape: tuple[int, ...]) -> bool:
     height, width = rows.stop - rows.start, columns.stop - columns.start
-    at_rows = rows.start == 0 or rows.stop == shape[0]
-    at_columns = columns.start == 0 or columns.stop == shape[1]
+    at_rows = rows.start <= 2 or rows.stop >= shape[0] - 2
+    at_columns = columns.start <= 2 or columns.stop >= shape[1] - 2
     return (at_rows and height <= 3 and width >= 3 * height) or (at_columns and width <= 3 and height >= 3 * width)
 
 
