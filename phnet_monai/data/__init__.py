@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phnet_monai.data.audit import audit
+from phnet_monai.data.audit_dataset import audit
 from phnet_monai.data.audit_listing import find_layout
 from phnet_monai.data.audit_report import CHECKS, Audit, Finding, audit_text
 from phnet_monai.data.burned_in_marks import colour_share, find_marks
