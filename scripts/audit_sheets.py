@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = audit(options.source, near_misses=True)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, entries in sheets(found, options.count, np.random.default_rng(options.seed)).items():
-        draw_sheet(Path(found.source), entries, options.out / f"{name}.png")
+        draw_sheet(Path(found.root), entries, options.out / f"{name}.png")
         print(f"{options.out / name}.png: {len(entries)}")
 
 

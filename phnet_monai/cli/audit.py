@@ -52,13 +52,14 @@ def audit(
     if not found.images:
         print(f"phnet: nothing to do: {source} holds no image", file=sys.stderr)
         return 4
-    print(audit_text(found))
-    if out is not None:
+    if out is not None:  # before anything is printed: `phnet audit ... | head` must not cut the report short
         from phnet_monai.inference.audit_page import write_audit_page
 
         write_json(Path(out) / "audit.json", found.as_data())
         with atomic_writer(Path(out) / "audit.txt") as stream:
             stream.write((audit_text(found, limit=0) + "\n").encode())
         write_audit_page(Path(out) / "audit.html", found, pictures=pictures)
+    print(audit_text(found))
+    if out is not None:
         print(f"\n{Path(out) / 'audit.html'}")
     return 3 if found.refused else 0

@@ -75,7 +75,8 @@ def audit(
     found += _group_findings(listing, items, [pair for pair in pairs if pair.same] + copies)
     missed = sorted((pair for pair in pairs if not pair.same), key=lambda pair: pair.threshold - pair.similarity)
     return Audit(
-        source=str(listing.root),
+        source=str(listing.source),
+        root=str(listing.root),
         layout=listing.layout,
         images=len(listing.items),
         masks=sum(len(item.masks) for item in listing.items) + len(listing.orphans),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from os import PathLike
@@ -41,7 +42,8 @@ class Listing:
     """All of a dataset.
 
     Attributes:
-        root: file names are shown relative to it.
+        source: the folder of the dataset, or the file of the datalist.
+        root: file names are shown relative to it; the same but for datalists, where it is the folder of all images.
         layout: one of `LAYOUTS`.
         orphans: masks without an image.
         doubles: (image, names of its masks) where there should be one.
@@ -51,6 +53,7 @@ class Listing:
         leak_allowed: why the datalist may leak; None where it may not.
     """
 
+    source: Path
     root: Path
     layout: str
     items: list[Item] = field(default_factory=list)
@@ -115,7 +118,7 @@ def list_dataset(
 
 def _list_busi(source: Path) -> Listing:
     root = find_busi(source)
-    listing = Listing(root, "busi")
+    listing = Listing(root, root, "busi")
     for name in (*LESION_CLASSES, NORMAL_CLASS):
         if not (root / name).is_dir():
             continue
@@ -129,7 +132,7 @@ def _list_busi(source: Path) -> Listing:
 
 def _list_busbra(source: Path) -> Listing:
     root = find_busbra(source)
-    listing, rows = Listing(root, "busbra"), read_table(root / TABLE)
+    listing, rows = Listing(root, root, "busbra"), read_table(root / TABLE)
     images, masks = images_by_case(root / IMAGES), images_by_case(root / MASKS)
     outlines = {image_stem(stem): files for stem, files in masks.items()}
     for stem, files in sorted(images.items(), key=lambda item: natural_key(item[0])):
@@ -148,7 +151,7 @@ def _list_busbra(source: Path) -> Listing:
 
 def _list_folder(source: Path, masks: str | PathLike[str] | None) -> Listing:
     images, sources = find_sources(source, masks)
-    listing, pictures = Listing(source, "folder"), images_by_case(images)
+    listing, pictures = Listing(source, source, "folder"), images_by_case(images)
     if not pictures:
         return listing
     outlines = collect_outlines(images, sources, set(pictures), explicit=masks is not None)
@@ -172,7 +175,8 @@ def _note_double_image(listing: Listing, files: list[Path]) -> None:
 def _list_datalist(source: Path) -> Listing:
     parts, meta = load_datalist(source), load_meta(source)
     file = source / FILE_NAME if source.is_dir() else source
-    listing = Listing(file.resolve().parent, "datalist")
+    folders = {str(Path(entry["image"]).parent) for entries in parts.values() for entry in entries}
+    listing = Listing(file, _common_folder(folders, file), "datalist")
     places: dict[str, list[str]] = defaultdict(list)
     for part in PARTS:
         for entry in parts[part]:
@@ -191,3 +195,12 @@ def _list_datalist(source: Path) -> Listing:
     listing.leaks = find_leaks(parts, recorded_digests(file, meta))
     listing.leak_allowed = why_allowed(meta)
     return listing
+
+
+def _common_folder(folders: set[str], file: Path) -> Path:
+    """The innermost folder that holds all of them; that of the datalist where there is none, or only the whole disk."""
+    try:
+        common = Path(os.path.commonpath(folders))
+    except ValueError:  # no image, or several drives under Windows
+        return file.resolve().parent
+    return common if common != Path(common.anchor) else file.resolve().parent

@@ -69,7 +69,7 @@ class Finding:
 
     Attributes:
         check: a key of `CHECKS`.
-        files: names relative to the dataset's root; of a group of near-duplicates all members.
+        files: names relative to the audit's root; of a group of near-duplicates all members.
         text: what was found, without the names.
         data: the same for programs: numbers, classes, parts.
     """
@@ -85,13 +85,15 @@ class Audit:
     """All that was found in a dataset.
 
     Attributes:
-        source: the dataset's root; layout: busi, busbra, folder or datalist.
+        source: the dataset's folder, or the datalist; root: the folder that names of files are relative to.
+        layout: busi, busbra, folder or datalist.
         images, masks: numbers of files; classes, parts: images of each (without name: "-").
         findings: in the order of `CHECKS`.
         near_misses: pairs just below the threshold of near-duplicates, best first; where asked for.
     """
 
     source: str
+    root: str
     layout: str
     images: int
     masks: int
@@ -113,6 +115,7 @@ class Audit:
         """Plain values for JSON."""
         return {
             "source": self.source,
+            "root": self.root,
             "layout": self.layout,
             "images": self.images,
             "masks": self.masks,

@@ -38,7 +38,7 @@ class Leak(NamedTuple):
     def text(self) -> str:
         """For a message: what was found, with one image of each side."""
         by_side = {SIDES[part]: f"{Path(image).name} ({part})" for part, image in reversed(self.members)}
-        what = "are one file" if self.kind == "file" else f"are of one group, {self.name}"
+        what = "are one file" if self.kind == "file" else f"are of group {self.name}"
         return f"{' and '.join(by_side[side] for side in dict.fromkeys(SIDES.values()) if side in by_side)} {what}"
 
 

@@ -64,7 +64,7 @@ def write_audit_page(path: str | Path, audit: Audit, *, pictures: bool = True, c
         policy=policy,
         style=style,
         version=__version__,
-        title=f"Audit of {shown_name(Path(audit.source).name)}",
+        title=f"Audit of {shown_name(_name(audit))}",
         time=time_of(created),
         layout=audit.layout,
         tiles=_tiles(audit),
@@ -81,6 +81,12 @@ def write_audit_page(path: str | Path, audit: Audit, *, pictures: bool = True, c
 def _assets() -> tuple[Environment, str, Markup]:
     style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "audit.css"))
     return template_environment(), content_policy(style), Markup(style)
+
+
+def _name(audit: Audit) -> str:
+    """Of a dataset its folder, of a datalist the folder that it lies in: most are called `datalist.json`."""
+    path = Path(audit.source).resolve()
+    return path.parent.name if audit.layout == "datalist" else path.name
 
 
 def _tiles(audit: Audit) -> list[Tile]:
@@ -128,7 +134,7 @@ def _line(finding: Finding) -> tuple[str, str]:
 def _card(audit: Audit, finding: Finding) -> dict[str, Any]:
     labels = _labels(finding)
     members = [
-        _picture(Path(audit.source) / name, shown_name(name), label, finding)
+        _picture(Path(audit.root) / name, shown_name(name), label, finding)
         for name, label in zip(finding.files[:MOST_MEMBERS], labels, strict=False)
     ]
     return {

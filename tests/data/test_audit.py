@@ -306,7 +306,7 @@ def _listed(folder: Path, change: Callable[[dict], None]) -> Path:
 def test_a_prepared_datalist_is_clean(folder: Path) -> None:
     _copy(folder)
     found = _found(_listed(folder, lambda content: None))
-    assert found.layout == "datalist"
+    assert (found.layout, found.root) == ("datalist", str(folder / "images"))
     assert sum(found.parts.values()) == 16
     assert _checks(found) == {"duplicates": 1}
 
@@ -395,7 +395,7 @@ def test_real_busi(busi: Audit) -> None:
 @pytest.mark.real_data
 @pytest.mark.slow
 def test_real_busi_groups_are_those_of_prepare(busi: Audit) -> None:
-    root = Path(busi.source)
+    root = Path(busi.root)
     names = [str(path.relative_to(root)) for path in sorted(root.rglob("*.png")) if "_mask" not in path.name]
     numbers = near_duplicate_groups([root / name for name in names], progress=False)
     by_number: dict[int, list[str]] = {}

@@ -63,7 +63,7 @@ def test_one_side_may_repeat_itself(tmp_path: Path) -> None:
 
 def test_a_patient_on_two_sides(tmp_path: Path) -> None:
     path = _datalist(tmp_path, labeled=[("a", b"1", {"group_id": "p7"})], validation=[("b", b"22", {"group_id": "p7"})])
-    with pytest.raises(LeakError, match=r"a \(labeled\) and b \(validation\) are of one group, p7"):
+    with pytest.raises(LeakError, match=r"a \(labeled\) and b \(validation\) are of group p7"):
         check_leaks(path)
     assert "Allowed by --allow-leak" in str(check_leaks(path, allow=True))
 

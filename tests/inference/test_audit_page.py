@@ -19,7 +19,7 @@ HOSTILE = "<script>alert(1)</script>&\"'.png"
 
 
 def _audit(folder: Path, *findings: Finding, **more: Any) -> Audit:
-    return Audit(str(folder), "folder", 9, 9, {"-": 9}, {"-": 9}, findings, **more)
+    return Audit(str(folder), str(folder), "folder", 9, 9, {"-": 9}, {"-": 9}, findings, **more)
 
 
 def _page(folder: Path, audit: Audit, **options: Any) -> str:

@@ -98,7 +98,7 @@ def audit(browser: Any, tmp_path: Path) -> Iterator[Any]:
     group = Finding("duplicates", tuple(names), "similarity from 0.50", {"classes": ["benign"] * 3})
     marked = Finding("marks", (names[0],), "1", {"boxes": [[20, 30, 40, 60]]})
     bare = [Finding("no-mask", (f"{'unbroken' * 12}_{number}.png",), "no mask") for number in range(40)]
-    found = Audit(str(tmp_path), "busi", 43, 3, {"benign": 43}, {}, (group, marked, *bare))
+    found = Audit(str(tmp_path), str(tmp_path), "busi", 43, 3, {"benign": 43}, {}, (group, marked, *bare))
     write_audit_page(tmp_path / "audit.html", found)
     yield from opened(browser, tmp_path / "audit.html")
 
