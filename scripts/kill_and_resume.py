@@ -34,7 +34,7 @@ LENGTH = {"max_epochs": 4, "epoch_length": 5, "pretrain_epochs": 1, "batch_size"
 
 
 def show_phases(board: mmap.mmap) -> None:
-    """Let this process write what it is doing into the first byte of `board`, and how often that changed into the next."""
+    """Let this process write what it is doing into the first byte of `board`, how often that changed into the next."""
     from ignite.engine import Events
 
     from phnet_monai.engines import LesionEvaluator, SemiSupervisedTrainer
@@ -133,8 +133,10 @@ def check_after_kill(folder: Path, name: str, status: int, finished: bool) -> li
 
 
 def wait_for(child: int, board: mmap.mmap, draws: random.Random) -> None:
-    """Until the child has changed what it does some times, and a moment more; progress, not time, so that a busy machine
-    does not let runs end before they are killed."""
+    """Until the child has changed what it does some times, and a moment more.
+
+    Progress, not time: on a busy machine runs would end before they are killed.
+    """
     changes, moment = draws.randint(0, 40), draws.uniform(0, 0.05)
     while board[1] < changes and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.001)

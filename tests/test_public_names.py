@@ -23,7 +23,16 @@ NAMES = {
     "engines": ["SemiSupervisedEvents", "SemiSupervisedTrainer", "View"],
     "handlers": ["AdaptivePatchAugmentation", "EMATeacher", "HardPatchContrast"],
     "metrics": ["bootstrap_interval", "per_image_scores", "pooled_dice_iou", "wilcoxon_holm"],
-    "data": ["make_phantom", "make_splits", "prepare_busbra", "prepare_busi", "prepare_folder"],
+    "data": [
+        "audit",
+        "check_leaks",
+        "find_marks",
+        "make_phantom",
+        "make_splits",
+        "prepare_busbra",
+        "prepare_busi",
+        "prepare_folder",
+    ],
     "inference": ["Predictor"],
     "comparison": ["compare", "read_matrix"],
 }

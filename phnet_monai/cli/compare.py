@@ -28,6 +28,7 @@ def compare(
     checkpoint: Literal["last", "best"] = "last",
     pictures: bool = True,
     report_only: bool = False,
+    allow_leak: bool = False,
     quiet: bool = False,
     **overrides: Any,
 ) -> int:
@@ -58,6 +59,7 @@ def compare(
         pictures: show test images with masks and probabilities in the report; without, it can be handed on
             where the images may not
         report_only: only write the report of what is finished
+        allow_leak: go on although a datalist in WORK has one image, patient or scan on two sides
         quiet: no progress bar
         overrides: values of the configuration for all trainings, by their ids: --max_epochs 12
     """
@@ -87,7 +89,16 @@ def compare(
         if not chosen.dataset:
             chosen = replace(chosen, dataset=comparison.dataset_name(found, data))
         outcome = comparison.compare(
-            chosen, data, out, layout=found, work=work, jobs=jobs, threads=threads, device=device, progress=not quiet
+            chosen,
+            data,
+            out,
+            layout=found,
+            work=work,
+            jobs=jobs,
+            threads=threads,
+            device=device,
+            progress=not quiet,
+            allow_leak=allow_leak,
         )
         failed = [*outcome.errors, *outcome.skipped]
     report = comparison.write_report(

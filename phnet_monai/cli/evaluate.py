@@ -17,6 +17,7 @@ def evaluate(
     batch_size: int = 8,
     device: str = "auto",
     report: bool = False,
+    allow_leak: bool = False,
 ) -> int:
     """Score a trained network, or several as one ensemble, on one part of a datalist.
 
@@ -33,6 +34,7 @@ def evaluate(
         batch_size: images per forward pass
         device: auto, cpu, cuda, cuda:1, ...
         report: also write OUT/report.html, every image with both outlines, worst Dice first
+        allow_leak: score although one image, patient or scan is on two sides of the split
     """
     from phnet_monai.cli.train import datalist_file
     from phnet_monai.inference.files import check_out
@@ -46,7 +48,16 @@ def evaluate(
     from phnet_monai.engines.run import evaluate_run
     from phnet_monai.metrics import format_summary
 
-    summary = evaluate_run(files, list_file, out, part=part, device=device, batch_size=batch_size, which=which)
+    summary = evaluate_run(
+        files,
+        list_file,
+        out,
+        part=part,
+        device=device,
+        batch_size=batch_size,
+        which=which,
+        allow_leak=allow_leak,
+    )
     print(format_summary(summary))
     if report:
         from phnet_monai.inference import Predictor

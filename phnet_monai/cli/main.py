@@ -29,6 +29,7 @@ from phnet_monai.cli.arguments import (
     nearest,
     signature_of,
 )
+from phnet_monai.cli.audit import audit
 from phnet_monai.cli.compare import compare
 from phnet_monai.cli.demo import demo
 from phnet_monai.cli.evaluate import evaluate
@@ -56,6 +57,7 @@ class Commands(dict[str, Any]):
 
 
 COMMANDS = Commands(
+    audit=audit,
     prepare=Prepare(),
     train=train,
     evaluate=evaluate,

@@ -20,6 +20,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     amp: Literal["off", "bf16", "fp16"] | None = None,
+    allow_leak: bool = False,
     **overrides: Any,
 ) -> int:
     """Train a network on the datalist of `phnet prepare`.
@@ -42,6 +43,7 @@ def train(
         resume: go on from the last checkpoint in OUT
         device: auto, cpu, cuda, cuda:1, ...
         amp: reduced precision on a GPU; the profile decides where it is not given
+        allow_leak: train although one image, patient or scan is on two sides of the split
         overrides: values of the configuration, by their ids
     """
     from phnet_monai.inference.files import check_out
@@ -75,6 +77,7 @@ def train(
         device=device,
         amp=amp,
         overrides=overrides,
+        allow_leak=allow_leak,
     )
     for name in ("best", "last"):
         score = result[name]["score"]

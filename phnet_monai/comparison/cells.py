@@ -55,7 +55,11 @@ def train_and_score(
     seconds = train(folder, datalist, tracked(datalist, arguments))
     run = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
     evaluated = run.get("evaluated", "teacher")
-    scores = {part: evaluate(Path(folder), datalist, part, evaluated, device) for part in ("validation", "test")}
+    allow = bool(arguments.get("allow_leak", False))
+    scores = {
+        part: evaluate(Path(folder), datalist, part, evaluated, device, allow_leak=allow)
+        for part in ("validation", "test")
+    }
     for part, of_part in scores.items():
         for checkpoint in of_part:
             ending = "" if checkpoint == "last" else f"_{checkpoint}"
@@ -87,7 +91,9 @@ def tracked(datalist: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, "config": [*arguments["config"], *further]}
 
 
-def evaluate(folder: Path, datalist: str, part: str, which: str, device: str) -> dict[str, Any]:
+def evaluate(
+    folder: Path, datalist: str, part: str, which: str, device: str, *, allow_leak: bool = False
+) -> dict[str, Any]:
     """Summaries of the last and the best checkpoint; the best one is missing where nothing was validated.
 
     Args:
@@ -97,7 +103,13 @@ def evaluate(folder: Path, datalist: str, part: str, which: str, device: str) ->
 
     return {
         name: evaluate_run(
-            folder / f"{name}.pt", datalist, folder / f"{part}_{name}", part=part, which=which, device=device
+            folder / f"{name}.pt",
+            datalist,
+            folder / f"{part}_{name}",
+            part=part,
+            which=which,
+            device=device,
+            allow_leak=allow_leak,
         )
         for name in ("last", "best")
         if (folder / f"{name}.pt").is_file()

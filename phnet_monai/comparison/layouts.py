@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from phnet_monai import data
 from phnet_monai.comparison.matrix import MatrixError
 
 NAMES = {"busi": "BUSI", "busbra": "BUS-BRA"}
@@ -20,12 +21,9 @@ def find_layout(source: str | Path) -> str:
     source = Path(source)
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; give the data set in its original layout")
-    if (source / "bus_data.csv").is_file():
-        return "busbra"
-    if any((source / folder / "benign").is_dir() for folder in (".", "Dataset_BUSI_with_GT")):
-        return "busi"
-    if (source / "images").is_dir() and (source / "masks").is_dir():
-        return "folder"
+    found = data.find_layout(source)
+    if found in NAMES or (found == "folder" and (source / "images").is_dir() and (source / "masks").is_dir()):
+        return found
     raise MatrixError(
         f"{source}: found neither bus_data.csv (BUS-BRA) nor benign/ (BUSI) nor images/ and masks/; give another "
         "folder, or say what it is with the layout"
@@ -41,8 +39,6 @@ def make_datalist(
     layout: str, source: str, folder: str, *, labeled: str, seed: int, folds: int | None = None, fold: int | None = None
 ) -> None:
     """`folder`/datalist.json of one fraction and seed (and fold); does nothing if it is there."""
-    from phnet_monai import data
-
     if (Path(folder) / "datalist.json").is_file():
         return
     functions: dict[str, Callable[..., Path]] = {

@@ -26,6 +26,7 @@ class Plan:
 
     Attributes:
         source, layout: the data set; out: folder of the results; work: of datalists, starts and checkpoints.
+        allow_leak: train and score although a datalist has one scan on two sides.
         tasks: by name; one that others need stands before them.
     """
 
@@ -35,6 +36,7 @@ class Plan:
     out: Path
     work: Path
     device: str = "auto"
+    allow_leak: bool = False
     tasks: dict[str, Task] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ class Plan:
             "seed": seed,
             "device": self.device,
             "overrides": values,
+            **self._permission(),
         }
         arguments = {"folder": str(folder), "datalist": self._datalist_file(cell), "arguments": training}
         needs = frozenset({f"data__{cell.split}"})
@@ -141,7 +144,11 @@ class Plan:
             "init": init,
             "device": self.device,
             "overrides": {**self.matrix.overrides, **cell.row.overrides, **checkpoints},
+            **self._permission(),
         }
+
+    def _permission(self) -> dict[str, bool]:
+        return {"allow_leak": True} if self.allow_leak else {}
 
     def _described(self, cell: Cell, start: Task | None) -> dict[str, Any]:
         """What a result file says of its cell."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from phnet_monai.comparison.matrix import Matrix, MatrixError, check_matrix, matrix_from_data, merge
 from phnet_monai.comparison.plan import Plan
+from phnet_monai.data import check_leaks
 from phnet_monai.files import locked, write_json
 from phnet_monai.tasks import Outcome, run_tasks
 
@@ -23,6 +24,7 @@ def compare(
     threads: int | None = None,
     device: str = "auto",
     progress: bool = True,
+    allow_leak: bool = False,
 ) -> Outcome:
     """Train and score every cell of `matrix` that is not finished.
 
@@ -33,9 +35,10 @@ def compare(
         work: datalists, labeled-only starts and checkpoints; `out`/work where not given.
         jobs: trainings at a time, each in a process of its own; 0: in this process, for debuggers.
         threads: of each process (None: the cores divided by the jobs).
+        allow_leak: go on although a datalist of `work` has one scan on two sides; those made here never have.
 
     Raises:
-        MatrixError, ConfigError, FileNotFoundError, BlockingIOError: before any work starts.
+        MatrixError, ConfigError, FileNotFoundError, BlockingIOError, LeakError: before any work starts.
     """
     out = Path(out).resolve()
     work = out / "work" if work is None else Path(work).resolve()
@@ -45,10 +48,13 @@ def compare(
     if jobs < 0:
         raise MatrixError(f"jobs is {jobs}, expected at least 0")
     with locked(out, "`phnet compare`"):
+        plan = Plan(matrix, Path(source).resolve(), layout, out, work, device, allow_leak)
+        for datalist in {task.arguments.get("datalist") for task in plan.tasks.values()}:
+            if datalist is not None and Path(datalist).is_file():
+                check_leaks(datalist, allow=allow_leak)
         earlier = out / "compare.json"
         whole = merge(read_comparison(out), matrix, str(earlier)) if earlier.is_file() else matrix
         write_json(earlier, whole.as_data())
-        plan = Plan(matrix, Path(source).resolve(), layout, out, work, device)
         each = threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
         return run_tasks(list(plan.tasks.values()), jobs=jobs, threads=each, progress=progress)
 

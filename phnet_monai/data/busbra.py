@@ -43,10 +43,10 @@ def read_busbra(source: str | PathLike[str]) -> list[Record]:
             the file.
     """
     root = find_busbra(source)
-    rows = _read_table(root / TABLE)
+    rows = read_table(root / TABLE)
     images, masks = (_by_stem(root / name) for name in (IMAGES, MASKS))
     _check_complete(root, set(rows), set(images), masks)
-    outlines = {_image_stem(stem): file for stem, file in masks.items()}
+    outlines = {image_stem(stem): file for stem, file in masks.items()}
     records = [
         Record(
             image=images[stem],
@@ -95,8 +95,8 @@ def _missing(root: Path) -> list[str]:
     return [name for name, found in zip((IMAGES, MASKS, TABLE), there, strict=True) if not found]
 
 
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of `bus_data.csv` by image."""
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Read the rows of `bus_data.csv` by image. Raises ValueError for a table that cannot be trusted."""
     try:
         # spreadsheet programs put a byte order mark before the first column's name
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -141,7 +141,8 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _image_stem(mask_stem: str) -> str:
+def image_stem(mask_stem: str) -> str:
+    """`mask_0001-l` -> `bus_0001-l`."""
     return _IMAGE_PREFIX + mask_stem.removeprefix(_MASK_PREFIX)
 
 
@@ -159,7 +160,7 @@ def _check_complete(root: Path, named: set[str], images: set[str], masks: dict[s
             f"{root / TABLE} does not name {len(images - named)} images of {IMAGES}/, so their patient is unknown: "
             f"{listed(images - named)}. Add their rows, or remove the images."
         )
-    orphans = {file.name for stem, file in masks.items() if _image_stem(stem) not in images}
+    orphans = {file.name for stem, file in masks.items() if image_stem(stem) not in images}
     orphans |= {file.name for stem, file in masks.items() if not stem.startswith(_MASK_PREFIX)}
     if orphans:
         raise ValueError(

@@ -67,9 +67,8 @@ def find_busi(source: str | PathLike[str]) -> Path:
     )
 
 
-def _read_class(folder: Path, class_name: str) -> list[Record]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing; BUSI has one folder per class. Unpack it with its folders.")
+def pair_files(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Images of a class folder by their stem, and masks by the stem of their image, which may be missing."""
     files = [file for file in folder.iterdir() if _is_image(file)]
     masks: dict[str, list[Path]] = {}
     images: dict[str, Path] = {}
@@ -79,6 +78,13 @@ def _read_class(folder: Path, class_name: str) -> list[Record]:
             masks.setdefault(match["image"], []).append(file)
         else:
             images[file.stem] = file
+    return images, masks
+
+
+def _read_class(folder: Path, class_name: str) -> list[Record]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing; BUSI has one folder per class. Unpack it with its folders.")
+    images, masks = pair_files(folder)
     if not images:
         raise FileNotFoundError(f"{folder} holds no image. Expected files such as '{class_name} (1).png'.")
     orphans = [file.name for stem, found in masks.items() if stem not in images for file in found]

@@ -47,7 +47,7 @@ def read_image(path: str | PathLike[str]) -> np.ndarray:
         FileNotFoundError: there is no such file.
         DecodeError: the file is empty, truncated, no image, too large or of a kind that has no defined grey scale.
     """
-    return _eight_bit(_read_grey(Path(path)))
+    return _eight_bit(read_values(path))
 
 
 def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.ndarray:
@@ -68,9 +68,9 @@ def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.n
     paths = [Path(path)] if isinstance(path, (str, PathLike)) else [Path(one) for one in path]
     if not paths:
         raise ValueError("read_mask got an empty list of files; give one mask file or more.")
-    union = _binarise(_read_grey(paths[0]))
+    union = binarise(read_values(paths[0]))
     for other in paths[1:]:
-        mask = _binarise(_read_grey(other))
+        mask = binarise(read_values(other))
         if mask.shape != union.shape:
             raise DecodeError(
                 f"Masks of one image differ in size: {paths[0]} is {_size_text(union)}, {other} is {_size_text(mask)}. "
@@ -78,6 +78,22 @@ def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.n
             )
         union |= mask
     return union
+
+
+def read_colours(path: str | PathLike[str]) -> np.ndarray | None:
+    """Read the colours of one picture.
+
+    Args:
+        path: as for `read_image`; meant for files that `read_image` has read.
+
+    Returns:
+        uint8 (H, W, 3) RGB, or None for a file that is stored in grey.
+    """
+    with Image.open(path) as image:
+        if image.mode in ("1", "L", "LA", "F", *_SIXTEEN_BIT_MODES):
+            return None
+        # palettes with transparency: Pillow asks for the way by RGBA
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))[..., :3]
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
@@ -121,13 +137,25 @@ def _eight_bit(values: np.ndarray) -> np.ndarray:
     return ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def _binarise(values: np.ndarray) -> np.ndarray:
+def binarise(values: np.ndarray) -> np.ndarray:
+    """Mask of the values of a mask file (H, W): positive and at least half of the brightest. Returns bool (H, W)."""
     brightest = int(values.max())
     return (values > 0) & (2 * values.astype(np.int64) >= brightest)
 
 
-def _read_grey(path: Path) -> np.ndarray:
-    """Grey values (H, W): uint8, or int32 within 0..65535 for 16-bit files."""
+def read_values(path: str | PathLike[str]) -> np.ndarray:
+    """Read the grey values of one picture before they are scaled.
+
+    Args:
+        path: as for `read_image`.
+
+    Returns:
+        (H, W): uint8, or int32 within 0..65535 for 16-bit files.
+
+    Raises:
+        FileNotFoundError, DecodeError: as `read_image`.
+    """
+    path = Path(path)
     try:
         with path.open("rb") as stream:
             check_not_empty(path, stream)

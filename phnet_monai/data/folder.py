@@ -51,7 +51,7 @@ def read_folder(
             size than their image, or that cannot be read; all are listed.
     """
     images, sources = find_sources(images, masks)
-    pictures = _by_case(images)
+    pictures = images_by_case(images)
     if not pictures:
         raise FileNotFoundError(f"{images} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     doubles = [f"{files[0].name} and {files[1].name}" for files in pictures.values() if len(files) > 1]
@@ -88,8 +88,15 @@ def find_sources(images: str | PathLike[str], masks: str | PathLike[str] | None 
 
 
 @dataclass
-class _Outlines:
-    """What was found for each case, and what does not fit."""
+class Outlines:
+    """What was found for each case, and what does not fit.
+
+    Attributes:
+        masks, annotations: by case.
+        files: names of all masks and annotations of a case; more than one is too many.
+        orphans: names without an image.
+        broken: what is wrong with files that cannot be read.
+    """
 
     masks: dict[str, Path] = field(default_factory=dict)
     annotations: dict[str, Annotation] = field(default_factory=dict)
@@ -102,8 +109,18 @@ class _Outlines:
         return sum(map(len, self.files.values())) + len(self.orphans) + len(self.broken)
 
 
-def _match(images: Path, sources: list[Path], cases: set[str], *, explicit: bool) -> _Outlines:
-    found = _Outlines()
+def collect_outlines(images: Path, sources: list[Path], cases: set[str], *, explicit: bool) -> Outlines:
+    """Match masks and annotations with the images they belong to; what does not fit is listed, not refused.
+
+    Args:
+        images, sources: as `find_sources` gives them.
+        cases: paths of the images below `images`, without suffix.
+        explicit: the user named the folder of masks, so that it counts even if it is that of the images.
+
+    Raises:
+        FileNotFoundError: one of the sources holds neither masks nor annotations.
+    """
+    found = Outlines()
     for source in sources:
         among_images = source.resolve() == images.resolve()
         if among_images and not explicit:
@@ -118,6 +135,11 @@ def _match(images: Path, sources: list[Path], cases: set[str], *, explicit: bool
                 f"{source} holds no image and no annotation. Expected masks ending in {', '.join(IMAGE_SUFFIXES)}, or "
                 "JSON files of labelme or COCO."
             )
+    return found
+
+
+def _match(images: Path, sources: list[Path], cases: set[str], *, explicit: bool) -> Outlines:
+    found = collect_outlines(images, sources, cases, explicit=explicit)
     where = ", ".join(map(str, sources))
     double = [f"{case} ({', '.join(files)})" for case, files in found.files.items() if len(files) > 1]
     problems = list(found.broken)
@@ -133,8 +155,8 @@ def _match(images: Path, sources: list[Path], cases: set[str], *, explicit: bool
     return found
 
 
-def _add_masks(found: _Outlines, source: Path, cases: set[str]) -> None:
-    for name, files in _by_case(source).items() if source.is_dir() else ():
+def _add_masks(found: Outlines, source: Path, cases: set[str]) -> None:
+    for name, files in images_by_case(source).items() if source.is_dir() else ():
         owner = _owner(name, cases)
         if owner is None:
             found.orphans += [file.name for file in files]
@@ -143,7 +165,7 @@ def _add_masks(found: _Outlines, source: Path, cases: set[str]) -> None:
             found.files[owner] += [file.name for file in files]
 
 
-def _add_annotations(found: _Outlines, source: Path, cases: set[str], *, demanded: bool) -> None:
+def _add_annotations(found: Outlines, source: Path, cases: set[str], *, demanded: bool) -> None:
     """Add labelme's and COCO's outlines. Other JSON files are an error only where annotations are `demanded`."""
     short = _unique_names(cases)
     for file in _annotation_files(source):
@@ -187,7 +209,8 @@ def _unique_names(cases: set[str]) -> dict[str, str]:
     return {name: owners[0] for name, owners in by_name.items() if len(owners) == 1}
 
 
-def _by_case(folder: Path) -> dict[str, list[Path]]:
+def images_by_case(folder: Path) -> dict[str, list[Path]]:
+    """Image files below a folder by their path without suffix; names that begin with a dot are passed over."""
     found: dict[str, list[Path]] = defaultdict(list)
     for file in files_below(folder):
         if file.suffix.lower() in IMAGE_SUFFIXES:

@@ -1,35 +1,32 @@
 """Images that show the same scan, found by comparing the pictures: BUSI has no patient ids.
 
-Two steps. Every image is compared with every other one through band-passed thumbnails of 32 x 32 under a few shifts
-(matrix products). Likely pairs are compared closely at 128 x 128: normalised cross-correlation with any shift up to an
+Two steps. Band-passed thumbnails of 32 x 32 tell which pairs are worth a closer look, a bounded number for each image
+(`duplicate_candidates`). These are compared at 128 x 128: normalised cross-correlation with any shift up to an
 eighth of the side, and as if one of the two were cropped. Band-passing and local contrast normalisation keep the tissue
 structure, which is a fingerprint, and drop what different scans agree in: brightness, gain, dark depth, broad layers.
 Calipers, labels and frames are small and change the correlation little.
 
-The thresholds were set on BUSI (702 images, 246 051 pairs) by looking at all pairs near them. From 0.31 upwards all
-pairs show one lesion (one frame, or neighbouring frames of one sweep); the first pair of different lesions stands at
-0.30; the bulk of pairs lies at 0.10 to 0.20. They give 129 groups of two to seven images, no chains of look-alikes.
-On BUS-BRA (389 images), where patients are known, 17 of 18 groups lie within one patient; one joins two ovals
-that only look alike. That side of the error is harmless: it keeps images together that could be apart.
+The thresholds were set on BUSI (702 images, 246 051 pairs) by looking at all pairs near them; what was seen stands in
+`docs/audit.md`. They give 129 groups of two to seven images, no chains of look-alikes. On BUS-BRA (389 images), where
+patients are known, 17 of 18 groups lie within one patient; one joins two ovals that only look alike. That side of the
+error is harmless: it keeps images together that could be apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 from phnet_monai.data.decode import read_image
+from phnet_monai.data.duplicate_candidates import SIDE, band_pass, likely_pairs, unit
 from phnet_monai.data.union_find import components
-
-LIKELY = 0.40
-"""Coarse similarity from which a pair is compared closely (real pairs of BUSI lie above 0.5)."""
 
 SAME = 0.34
 """Close similarity from which two images count as one scan."""
@@ -37,13 +34,46 @@ SAME = 0.34
 SAME_OVERLAP = 0.60
 """The same for two crops compared at their own pixel size, a freer search that reaches 0.46 by chance."""
 
-_SIDE = 128
-_COARSE_SIDE = 32
-_COARSE_SHIFTS = (-4, -2, 0, 2, 4)
-_MAX_SHIFT = _SIDE // 8
+_MAX_SHIFT = SIDE // 8
 _ZOOMS = (0.94, 0.88, 0.80)
 _OVERLAP_SIDE = 192
-_ROWS_AT_ONCE = 1024
+
+How = Literal["frame", "crop", "part"]
+
+
+class Fingerprint(NamedTuple):
+    """What is kept of an image to find its near-duplicates: (H, W), and a uint8 thumbnail (128, 128)."""
+
+    size: tuple[int, int]
+    thumbnail: np.ndarray
+
+
+class Likeness(NamedTuple):
+    """How alike two images are.
+
+    Attributes:
+        one, other: their places in the list, one < other.
+        similarity: highest correlation found, up to 1.
+        threshold: from which similarity on they are one scan; it depends on `how`.
+        how: whole against whole ("frame"), one of the two cropped ("crop"), or two crops of one scan at their own pixel
+            size ("part").
+    """
+
+    one: int
+    other: int
+    similarity: float
+    threshold: float
+    how: How
+
+    @property
+    def same(self) -> bool:
+        """Whether the two count as one scan."""
+        return self.similarity >= self.threshold
+
+
+def fingerprint(image: np.ndarray) -> Fingerprint:
+    """Shrink a uint8 (H, W) image to what the search for near-duplicates needs, 16 kB."""
+    return Fingerprint((image.shape[0], image.shape[1]), _shrink(image, SIDE, SIDE))
 
 
 def near_duplicate_groups(
@@ -54,12 +84,9 @@ def near_duplicate_groups(
 ) -> list[int]:
     """Group images that show the same scan.
 
-    Work grows with the square of the number of images: about 9 seconds for BUSI on one core. Memory is 16 kB an image
-    plus a fixed amount.
-
     Args:
         images: files as `read_image` takes them.
-        same: close similarity in [0, 1] from which two images are one scan; higher finds fewer.
+        same: close similarity in (0, 1] from which two images are one scan; higher finds fewer.
         progress: show progress bars on standard error.
 
     Returns:
@@ -70,90 +97,102 @@ def near_duplicate_groups(
         DecodeError, FileNotFoundError: as `read_image`.
         ValueError: `same` is outside (0, 1].
     """
+    pairs = near_duplicate_pairs(images, same=same, progress=progress)
+    return components(len(images), [(pair.one, pair.other) for pair in pairs])
+
+
+def near_duplicate_pairs(
+    images: Sequence[str | PathLike[str]],
+    *,
+    same: float = SAME,
+    margin: float = 0.0,
+    fingerprints: Sequence[Fingerprint] | None = None,
+    progress: bool = True,
+) -> list[Likeness]:
+    """Find the pairs of images that show the same scan.
+
+    Each image is compared with a bounded number of others, so that the work on pixels grows with the number of images
+    and not with its square; descriptors of 112 numbers are compared all with all. BUSI takes 15 seconds on one core.
+    Memory is 30 kB an image plus a fixed amount.
+
+    Args:
+        images: files as `read_image` takes them.
+        same: close similarity in (0, 1] from which two images are one scan.
+        margin: also return pairs that miss their threshold by no more than this (`Likeness.same` is false).
+        fingerprints: one an image, where they are known already; else the files are read.
+        progress: show progress bars on standard error.
+
+    Returns:
+        pairs, sorted by their places. Of several equal images the first stands for all: the others are paired with it
+        alone. An image without structure is like no other.
+
+    Raises:
+        DecodeError, FileNotFoundError: as `read_image`.
+        ValueError: `same` is outside (0, 1].
+    """
     if not 0 < same <= 1:
         raise ValueError(f"same is {same}, expected a similarity above 0 and up to 1.")
     if not images:
         return []
-    bar = tqdm(images, desc="thumbnails", disable=not progress, leave=False)
-    sizes, thumbnails = zip(*(_size_and_thumbnail(Path(path)) for path in bar), strict=True)
-    search = _CloseSearch([Path(path) for path in images], sizes, np.stack(thumbnails))
-    likely = tqdm(_likely_pairs(np.stack(thumbnails)), desc="likely pairs", disable=not progress, leave=False)
-    return components(len(images), [(i, j) for i, j in likely if search.is_same(i, j, same)])
+    paths = [Path(path) for path in images]
+    if fingerprints is None:
+        bar = tqdm(paths, desc="thumbnails", disable=not progress, leave=False)
+        fingerprints = [fingerprint(read_image(path)) for path in bar]
+    first = _first_equals([mark.thumbnail for mark in fingerprints])
+    chosen = sorted(set(first))
+    found = [
+        Likeness(place, index, 1.0, same, "frame")
+        for index, place in enumerate(first)
+        if place != index and fingerprints[index].thumbnail.std() > 0
+    ]
+    search = _CloseSearch(paths, fingerprints)
+    likely = [(chosen[i], chosen[j]) for i, j in likely_pairs(np.stack([fingerprints[k].thumbnail for k in chosen]))]
+    for one, other in tqdm(likely, desc="likely pairs", disable=not progress, leave=False):
+        pair = search.compare(one, other, same)
+        if pair.similarity >= pair.threshold - margin:
+            found.append(pair)
+    return sorted(found)
 
 
-def _size_and_thumbnail(path: Path) -> tuple[tuple[int, int], np.ndarray]:
-    image = read_image(path)
-    return (image.shape[0], image.shape[1]), _shrink(image, _SIDE, _SIDE)
+def _first_equals(thumbnails: Iterable[np.ndarray]) -> list[int]:
+    """For each thumbnail the place of the first that equals it: hundreds of copies must not crowd out other pairs."""
+    places: dict[bytes, int] = {}
+    return [places.setdefault(thumbnail.tobytes(), index) for index, thumbnail in enumerate(thumbnails)]
 
 
 def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
 
 
-def band_pass(image: np.ndarray, fine: float, broad: float) -> np.ndarray:
-    """Tissue structure: details between two sizes, with local contrast made equal.
-
-    Args:
-        image: (H, W) or (N, H, W) grey values.
-        fine: standard deviation in pixels below which detail (speckle) is smoothed away.
-        broad: standard deviation above which gradients are removed.
-
-    Returns:
-        float32 array of the same shape.
-    """
-    spread = [(0.0,) * (image.ndim - 2) + (sigma,) * 2 for sigma in (fine, broad)]
-    values = image.astype(np.float32)
-    values = ndimage.gaussian_filter(values, spread[0]) - ndimage.gaussian_filter(values, spread[1])
-    # 4 grey levels keep noise in black regions from being blown up to tissue
-    return values / (np.sqrt(ndimage.gaussian_filter(values**2, spread[1])) + 4.0)
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    """(N, H, W) with mean 0 and length 1 an image; an image without structure stays zero and is like no other."""
-    centred = images - images.mean((1, 2), keepdims=True)
-    length = np.sqrt((centred**2).sum((1, 2), keepdims=True))
-    return centred / np.maximum(length, 1e-3)
-
-
-def _likely_pairs(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs (i, j), i < j, of (N, 128, 128) thumbnails that are worth a closer look; row by row in bounded memory."""
-    count, step = len(thumbnails), _SIDE // _COARSE_SIDE
-    coarse = np.empty((count, _COARSE_SIDE, _COARSE_SIDE), np.float32)
-    for start in range(0, count, _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        coarse[rows] = band_pass(thumbnails[rows], 2.4, 10.0)[:, 1::step, 1::step]
-    coarse = _unit(coarse)
-    for start in range(0, count, _ROWS_AT_ONCE):
-        block = coarse[start : start + _ROWS_AT_ONCE]
-        others = coarse[start:].reshape(count - start, -1)
-        best = np.full((len(block), len(others)), -1.0, np.float32)
-        for shift in ((dy, dx) for dy in _COARSE_SHIFTS for dx in _COARSE_SHIFTS):
-            np.maximum(best, np.roll(block, shift, (1, 2)).reshape(len(block), -1) @ others.T, out=best)
-        for row, column in np.argwhere(np.triu(best >= LIKELY, 1)):
-            yield start + int(row), start + int(column)
-
-
 class _CloseSearch:
     """Compares two images closely; keeps what it computed for the last few hundred images."""
 
-    def __init__(self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]], thumbnails: np.ndarray) -> None:
-        self._paths, self._sizes, self._thumbnails = paths, sizes, thumbnails
-        self._spectrum = lru_cache(maxsize=2048)(self._compute_spectrum)
+    def __init__(self, paths: Sequence[Path], marks: Sequence[Fingerprint]) -> None:
+        self._paths, self._marks = paths, marks
+        self._spectrum: Callable[[int, float], np.ndarray] = lru_cache(maxsize=2048)(self._compute_spectrum)
 
-    def is_same(self, one: int, other: int, same: float) -> bool:
-        if self._similarity(one, 1.0, other, 1.0) >= same:
-            return True
-        crops = ((zoom, 1.0) for zoom in _ZOOMS), ((1.0, zoom) for zoom in _ZOOMS)
-        if any(self._similarity(one, a, other, b) >= same for pairs in crops for a, b in pairs):
-            return True
-        return self._shapes_differ(one, other) and self._overlap(one, other) >= max(same, SAME_OVERLAP)
+    def compare(self, one: int, other: int, same: float) -> Likeness:
+        """The first way in which the two are one scan; where there is none, the one that comes closest."""
+        whole = Likeness(one, other, self._similarity(one, 1.0, other, 1.0), same, "frame")
+        if whole.same:
+            return whole
+        closest = whole
+        for zoom, other_zoom in [(zoom, 1.0) for zoom in _ZOOMS] + [(1.0, zoom) for zoom in _ZOOMS]:
+            crop = Likeness(one, other, self._similarity(one, zoom, other, other_zoom), same, "crop")
+            if crop.same:
+                return crop
+            closest = max(closest, crop, key=_excess)
+        if self._shapes_differ(one, other):
+            part = Likeness(one, other, self._overlap(one, other), max(same, SAME_OVERLAP), "part")
+            closest = max(closest, part, key=_excess)
+        return closest
 
     def _compute_spectrum(self, index: int, zoom: float) -> np.ndarray:
-        margin = _SIDE * (1 - zoom) / 2
-        picture = Image.fromarray(self._thumbnails[index])
-        box = (margin, margin, _SIDE - margin, _SIDE - margin)
-        part = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, box=box))
-        return np.fft.rfft2(_unit(band_pass(part, 1.0, 6.0)[None])[0])
+        margin = SIDE * (1 - zoom) / 2
+        picture = Image.fromarray(self._marks[index].thumbnail)
+        box = (margin, margin, SIDE - margin, SIDE - margin)
+        part = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box))
+        return np.fft.rfft2(unit(band_pass(part, 1.0, 6.0)[None])[0])
 
     def _similarity(self, one: int, zoom: float, other: int, other_zoom: float) -> float:
         """Highest normalised cross-correlation of two thumbnails, each enlarged about its centre by 1 / zoom."""
@@ -163,16 +202,16 @@ class _CloseSearch:
 
     def _shapes_differ(self, one: int, other: int) -> bool:
         """Whether thumbnails of the two are distorted differently, so that they cannot match even if pixels do."""
-        (height, width), (other_height, other_width) = self._sizes[one], self._sizes[other]
+        (height, width), (other_height, other_width) = self._marks[one].size, self._marks[other].size
         ratio = (width * other_height) / (height * other_width)
         return not 0.95 < ratio < 1.05
 
     def _overlap(self, one: int, other: int) -> float:
         """Highest correlation over all placements of two crops at one pixel size that share half of the larger one."""
-        scale = _OVERLAP_SIDE / max(*self._sizes[one], *self._sizes[other])
+        scale = _OVERLAP_SIDE / max(*self._marks[one].size, *self._marks[other].size)
         a, b = (
             band_pass(
-                _shrink(read_image(self._paths[k]), *(max(1, round(s * scale)) for s in self._sizes[k])), 1.0, 6.0
+                _shrink(read_image(self._paths[k]), *(max(1, round(s * scale)) for s in self._marks[k].size)), 1.0, 6.0
             )
             for k in (one, other)
         )
@@ -187,3 +226,7 @@ class _CloseSearch:
             return 0.0
         energy = correlate(a**2, inside_b)[allowed] * correlate(inside_a, b**2)[allowed]
         return float((correlate(a, b)[allowed] / np.sqrt(np.maximum(energy, 1.0))).max())
+
+
+def _excess(pair: Likeness) -> float:
+    return pair.similarity - pair.threshold

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,7 @@ from phnet_monai.data.busi import read_busi
 from phnet_monai.data.datalist import LABEL_FOLDER, check_target, write_datalist
 from phnet_monai.data.decode import DecodeError, read_image, read_mask
 from phnet_monai.data.folder import read_folder
+from phnet_monai.data.leaks import ALLOWED, find_leaks, same_files
 from phnet_monai.data.near_duplicates import near_duplicate_groups
 from phnet_monai.data.records import Record
 from phnet_monai.data.splits import check_split_arguments, make_splits
@@ -187,8 +189,28 @@ def prepare_records(
         "seed": seed,
         "split_seed": seed if split_seed is None else split_seed,
         **({} if folds is None else {"folds": folds, "fold": fold}),
+        **({ALLOWED: "protocol paper"} if protocol == "paper" else {}),
     }
+    _warn_of_leaks(parts)
     return write_datalist(parts, out, meta=meta, overwrite=overwrite, progress=progress)
+
+
+def _warn_of_leaks(parts: Mapping[str, Sequence[Record]]) -> None:
+    """Say how many test and validation images share a scan with another side; only the protocol `paper` lets them."""
+    entries = {
+        part: [{"image": str(record.image), "group_id": str(record.group_id)} for record in records]
+        for part, records in parts.items()
+    }
+    members = {member for leak in find_leaks(entries) for member in leak.members}
+    held_out = [image for part, image in members if part in ("validation", "test")]
+    if held_out:
+        total = len(parts["validation"]) + len(parts["test"])
+        warnings.warn(
+            f"protocol paper: {len(held_out)} of {total} validation and test images show a scan or patient that is on "
+            "another side, too, so that scores are too high. The datalist says that this was allowed.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def check_files(records: Sequence[Record], *, progress: bool = True) -> None:
@@ -213,20 +235,22 @@ def check_files(records: Sequence[Record], *, progress: bool = True) -> None:
 
 
 def group_records(records: Sequence[Record], *, progress: bool = True) -> list[Record]:
-    """Join near-duplicates, and images that share a `group_id` already (one patient), into groups.
+    """Join near-duplicates, equal files, and images that share a `group_id` already (one patient), into groups.
 
     Returns:
         the records with every `group_id` set: "g0001" and so on, in the order of the records.
     """
-    found = near_duplicate_groups([record.image for record in records], progress=progress)
-    groups = _join(found, [record.group_id for record in records])
+    images = [record.image for record in records]
+    found = near_duplicate_groups(images, progress=progress)
+    # equal files without structure (blank ones) are no near-duplicates, and would be a leak all the same
+    groups = _join(found, [record.group_id for record in records], same_files(images))
     return [replace(record, group_id=f"g{group + 1:04d}") for record, group in zip(records, groups, strict=True)]
 
 
-def _join(found: Sequence[int], known: Sequence[str | None]) -> list[int]:
-    """Number the connected components of images that share either kind of group."""
+def _join(found: Sequence[int], known: Sequence[str | None], copies: Sequence[tuple[int, int]]) -> list[int]:
+    """Number the connected components of images that share either kind of group, or are copies."""
     first: dict[object, int] = {}
-    pairs = []
+    pairs = list(copies)
     for index, keys in enumerate(zip(found, known, strict=True)):
         for kind, key in enumerate(keys):
             if key is not None:

@@ -16,6 +16,8 @@ from phnet_monai.data.records import Record, shorten
 
 PARTS = ("labeled", "unlabeled", "validation", "test")
 PROTOCOLS = ("grouped", "paper")
+SIDES = {"labeled": "training", "unlabeled": "training", "validation": "validation", "test": "test"}
+"""Which side of the split a part is on: what is trained on, with or without masks, is one side."""
 
 
 def make_splits(
@@ -147,11 +149,10 @@ def assert_no_leak(parts: Mapping[str, Iterable[Record]]) -> None:
     """
     sides: dict[str, set[str]] = defaultdict(set)
     for part, records in parts.items():
-        side = "training" if part in ("labeled", "unlabeled") else part
         for record in records:
-            sides[f"image {record.case_id}"].add(side)
+            sides[f"image {record.case_id}"].add(SIDES[part])
             if record.group_id is not None:
-                sides[f"group {record.group_id}"].add(side)
+                sides[f"group {record.group_id}"].add(SIDES[part])
     leaks = [f"{name} ({', '.join(sorted(where))})" for name, where in sorted(sides.items()) if len(where) > 1]
     if leaks:
         raise ValueError(f"The split leaks: {len(leaks)} images or groups lie on two sides: {shorten(leaks)}.")

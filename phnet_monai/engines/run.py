@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
-from phnet_monai.data import load_datalist, load_part
+from phnet_monai.data import check_leaks, load_datalist, load_part
+from phnet_monai.data.splits import PARTS
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.files import write_json
@@ -201,6 +203,7 @@ def train_run(
     device: str = "auto",
     amp: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    allow_leak: bool = False,
 ) -> dict[str, Any]:
     """Train by `train.json` with a profile, a method and further overlays; see `phnet train --help`.
 
@@ -210,14 +213,14 @@ def train_run(
         `{"best": {"score", "epoch"}, "last": {...}, "out"}`, also written to `out`/run.json beside the composed config.
 
     Raises:
-        FileNotFoundError, FileExistsError, ConfigError, CheckpointError: before any work starts.
+        FileNotFoundError, FileExistsError, ConfigError, CheckpointError, LeakError: before any work starts.
     """
     out = Path(out)
     shard = current_shard()
     if shard.world > 1 and device != "auto":
         raise ValueError(f"device is {device!r}, but torchrun has started {shard.world} processes; leave it at auto")
     device = str(pick_device(device)) if device != "auto" else device
-    load_datalist(datalist)
+    _read_datalist(datalist, allow_leak=allow_leak)
     if init is not None:
         read_checkpoint(init)
     if (out / "last.pt").is_file() and not resume:
@@ -260,6 +263,13 @@ def _of_several_processes(shard: Shard) -> list[Path]:
     return [bundle_folder() / "configs" / "multi_gpu_train.json"] if shard.world > 1 else []
 
 
+def _read_datalist(datalist: str | Path, *, allow_leak: bool) -> None:
+    """Refuse a datalist that cannot be used, or leaks; say so where it leaks and may."""
+    warning = check_leaks(datalist, allow=allow_leak, parts=load_datalist(datalist))
+    if warning is not None:
+        logging.getLogger(__name__).warning("phnet: warning: %s", warning)
+
+
 def evaluate_run(
     checkpoint: str | Path | Sequence[str | Path],
     datalist: str | Path,
@@ -269,6 +279,7 @@ def evaluate_run(
     device: str = "auto",
     batch_size: int = 8,
     which: str = "teacher",
+    allow_leak: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint by `evaluate.json` at the original image size; network and sizes come from the checkpoint.
 
@@ -276,9 +287,15 @@ def evaluate_run(
 
     Returns:
         The summary that is also in `out`/summary.json; `out`/per_image.csv has one row per image.
+
+    Raises:
+        FileNotFoundError, CheckpointError, LeakError, ValueError: before any work starts.
     """
     device = str(pick_device(device)) if device != "auto" else device
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
+    if part not in PARTS:
+        raise ValueError(f"part is {part!r}, expected one of {', '.join(PARTS)}.")
+    _read_datalist(datalist, allow_leak=allow_leak)
     network, info = load_ensemble(paths, which=which)
     if not load_part(datalist, part):
         raise ValueError(f"{datalist}: its part {part!r} holds no image to score; choose another, or prepare it again")

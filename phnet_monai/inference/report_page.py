@@ -118,6 +118,14 @@ def _assets() -> tuple[Environment, str, Markup, Markup]:
     The policy forbids every request and every script or style but these two, known by their hashes: had a file
     name broken out of its place, the browser would still not run it.
     """
+    environment = template_environment()
+    environment.globals |= {"cell": cell_text, "keys": sort_keys}
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return environment, content_policy(style, script), Markup(style), Markup(script)
+
+
+def template_environment() -> Environment:
+    """Where the templates come from, and what every one of them may call."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -125,19 +133,22 @@ def _assets() -> tuple[Environment, str, Markup, Markup]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"breakable": breakable, "cell": cell_text, "keys": sort_keys, "number_text": number_text}
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = "; ".join(
+    environment.globals |= {"breakable": breakable, "number_text": number_text}
+    return environment
+
+
+def content_policy(style: str, script: str | None = None) -> str:
+    """Content-Security-Policy of a page with this style sheet and this script, or none, and nothing from elsewhere."""
+    return "; ".join(
         (
             "default-src 'none'",
             "img-src data:",
             f"style-src '{_hash(style)}'",
-            f"script-src '{_hash(script)}'",
+            f"script-src '{_hash(script)}'" if script is not None else "script-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",
         )
     )
-    return environment, policy, Markup(style), Markup(script)
 
 
 def _hash(text: str) -> str:

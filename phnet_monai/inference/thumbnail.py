@@ -44,7 +44,7 @@ def frame_picture(image: np.ndarray, mask: np.ndarray, grid: np.ndarray) -> dict
     _check(image, mask, grid)
     levels = np.rint(np.asarray(grid, dtype=np.float32) * 255).astype(np.uint8)
     return {
-        "thumbnail": _thumbnail(image),
+        "thumbnail": jpeg_thumbnail(image),
         "contours": mask_contours(mask),
         "hardness": base64.b64encode(levels.tobytes()).decode("ascii"),
         "grid": grid.shape[0],
@@ -135,8 +135,9 @@ def _simplified(contour: np.ndarray) -> np.ndarray:
     return contour
 
 
-def _thumbnail(image: np.ndarray) -> str:
-    height, width = thumbnail_size(*image.shape)
+def jpeg_thumbnail(image: np.ndarray) -> str:
+    """Base64 of a small JPEG of a uint8 image, (H, W) grey or (H, W, 3) colour."""
+    height, width = thumbnail_size(*image.shape[:2])
     picture = Image.fromarray(image)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)

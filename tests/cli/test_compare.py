@@ -74,6 +74,7 @@ def test_flags_make_the_matrix(calls: dict[str, Any], tmp_path: Path, capsys: py
         "threads": 1,
         "device": "auto",
         "progress": False,
+        "allow_leak": False,
     }
     report = {"work": work, "part": "test", "checkpoint": "last", "reference": None, "pictures": True, "device": "auto"}
     assert calls["report"] == (out, report)

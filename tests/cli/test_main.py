@@ -17,6 +17,7 @@ from phnet_monai.cli.main import COMMANDS, help_text, main, one_line
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 LEAVES = [
     ["train"],
+    ["audit"],
     ["evaluate"],
     ["infer"],
     ["rank"],
@@ -158,6 +159,7 @@ def test_train_hands_everything_on(calls: Calls, datalist: Path, tmp_path: Path)
                 "device": "cpu",
                 "amp": "off",
                 "overrides": {"optimizer#lr": 0.01, "max_epochs": 3},
+                "allow_leak": False,
             },
         )
     ]
@@ -174,7 +176,7 @@ def test_awkward_paths_reach_the_job(name: str, calls: Calls, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     Path(name).write_text("{}")
     assert main(["evaluate", name, name, f"{name}.out", "--part=validation"]) == 0
-    options = {"part": "validation", "device": "auto", "batch_size": 8, "which": "teacher"}
+    options = {"part": "validation", "device": "auto", "batch_size": 8, "which": "teacher", "allow_leak": False}
     assert calls == [("evaluate_run", ([name], name, f"{name}.out"), options)]
 
 

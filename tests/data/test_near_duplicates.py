@@ -89,7 +89,7 @@ def test_blocks_of_rows_do_not_change_the_result(
 ) -> None:
     paths = _saved(scans[:5] + [_darker(scan) for scan in scans[:5]], tmp_path)
     whole = near_duplicate_groups(paths, progress=False)
-    monkeypatch.setattr("phnet_monai.data.near_duplicates._ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("phnet_monai.data.duplicate_candidates._ROWS_AT_ONCE", 3)
     assert near_duplicate_groups(paths, progress=False) == whole == [*range(5), *range(5)]
 
 

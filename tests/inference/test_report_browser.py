@@ -14,7 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from phnet_monai.data import Audit, Finding, make_phantom
+from phnet_monai.inference.audit_page import write_audit_page
 from phnet_monai.inference.report import write_evaluation_report, write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -83,6 +86,21 @@ def infer(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
 @pytest.fixture
 def evaluation(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
     yield from opened(browser, pages["evaluation"])
+
+
+@pytest.fixture
+def audit(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """The page of `phnet audit` with a long list, long names and a group of three."""
+    names = [f"benign/{'very long name ' * 4}({number}).png" for number in range(3)]
+    for seed, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(make_phantom((150, 200), seed=seed)[0]).save(tmp_path / name)
+    group = Finding("duplicates", tuple(names), "similarity from 0.50", {"classes": ["benign"] * 3})
+    marked = Finding("marks", (names[0],), "1", {"boxes": [[20, 30, 40, 60]]})
+    bare = [Finding("no-mask", (f"{'unbroken' * 12}_{number}.png",), "no mask") for number in range(40)]
+    found = Audit(str(tmp_path), str(tmp_path), "busi", 43, 3, {"benign": 43}, {}, (group, marked, *bare))
+    write_audit_page(tmp_path / "audit.html", found)
+    yield from opened(browser, tmp_path / "audit.html")
 
 
 def opened(browser: Any, page: Path) -> Iterator[Any]:
@@ -457,3 +475,33 @@ def test_hostile_names_do_nothing(infer: Any) -> None:
     assert infer.execute_script("return document.scripts.length") == 1
     link = one(infer, f"#card-{COUNT + 1} footer a")
     assert link.get_attribute("href").endswith("/masks/%231%20%3F.png")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_audit_fits_its_window(audit: Any, width: int) -> None:
+    resize(audit, width, 800)
+    assert audit.execute_script("return document.documentElement.scrollWidth") <= width
+    pictures = every(audit, "#duplicates figure img")
+    assert len(pictures) == 3
+    assert all(picture.size["width"] > 100 for picture in pictures)
+
+
+def test_the_audit_by_keyboard(audit: Any) -> None:
+    def press(*keys: str) -> str:
+        ActionChains(audit).send_keys(*keys).perform()
+        return audit.switch_to.active_element.text
+
+    assert press(Keys.TAB) == "Skip to the list of findings"
+    press(Keys.ENTER)
+    assert press(Keys.TAB) == "Near-duplicates"
+    press(Keys.ENTER)
+    assert audit.current_url.endswith("#duplicates")
+    assert press(Keys.TAB).startswith("Near-duplicates")  # the section's head
+    press(Keys.SPACE)
+    assert one(audit, "#duplicates").get_attribute("open") is None
+
+
+def test_the_box_lies_on_the_mark(audit: Any) -> None:
+    """150 x 200 pixels are shown as they are; the box is two pixels outside of the mark."""
+    box = one(audit, "#marks rect")
+    assert [float(box.get_attribute(name)) for name in ("x", "y", "width", "height")] == [28, 18, 34, 24]

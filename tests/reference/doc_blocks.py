@@ -32,7 +32,6 @@ PROGRAMS = ("phnet", "python", "make", "torchrun")
 NOT_OURS = {"pip", "tensorboard", "mkdir", "cp", "cd", "git"}  # looked at no further
 MONAI_FLAGS = {"config_file", "meta_file", "logging_file", "run_id", "tracking", "bundle_root", "filepath"}
 OTHER_FLAGS = {"nproc-per-node", "nproc_per_node", "nnodes", "standalone", "logdir", "help", "version", "screenshot"}
-PENDING = {"audit"}  # commands that other changes bring
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,6 @@ def check_phnet(words: list[str], whole: bool) -> dict[str, Any]:
         if not words or words[0] in ("--help", "--version") or words[0].isupper():
             assert words or not whole, f"{' '.join(path)}: which command?"
             return {}
-        if len(path) == 1 and words[0] in PENDING - set(component):
-            return {}
         assert words[0] in component, f"there is no command {' '.join([*path, words[0]])!r}"
         path.append(words[0])
         component, words = component[words[0]], words[1:]
@@ -193,7 +190,6 @@ def check_flag(word: str) -> None:
     name = word.partition("=")[0]
     if re.search(r"[A-Z]", name) or name in known_flags():
         return
-    assert name[2:] not in PENDING
     _check_id(_config("train"), name[2:], "a page")
 
 

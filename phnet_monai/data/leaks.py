@@ -1,0 +1,170 @@
+"""Scores are worth something only if no test image was trained on: one file, one patient, one scan on one side."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from phnet_monai.data.datalist import FILE_NAME, load_datalist, load_meta
+from phnet_monai.data.records import shorten
+from phnet_monai.data.splits import SIDES
+from phnet_monai.files import sha256_of
+
+ALLOWED = "leak_allowed"
+"""Key of a datalist's `meta` that says why its parts may share scans."""
+
+
+class LeakError(ValueError):
+    """A split has one file or one group on two sides."""
+
+
+class Leak(NamedTuple):
+    """What lies on two sides of a split: images of equal content ("file"), or of one patient or scan ("group").
+
+    Attributes:
+        name: first digits of the file's SHA-256, or the group.
+        members: (part, image) of all that share it.
+    """
+
+    kind: Literal["file", "group"]
+    name: str
+    members: tuple[tuple[str, str], ...]
+
+    @property
+    def text(self) -> str:
+        """For a message: what was found, with one image of each side."""
+        by_side = {SIDES[part]: f"{Path(image).name} ({part})" for part, image in reversed(self.members)}
+        what = "are one file" if self.kind == "file" else f"are of group {self.name}"
+        return f"{' and '.join(by_side[side] for side in dict.fromkeys(SIDES.values()) if side in by_side)} {what}"
+
+
+def find_leaks(
+    parts: Mapping[str, Sequence[Mapping[str, str]]], digests: Mapping[str, str] | None = None
+) -> list[Leak]:
+    """Find what lies on two sides: training (labeled or unlabeled), validation, test.
+
+    Reads no picture. Files are compared by SHA-256: as recorded, else computed, and that only for files whose size
+    occurs on two sides.
+
+    Args:
+        parts: entries with `image` and, where known, `group_id`, by part.
+        digests: SHA-256 by path of the image, where known.
+
+    Returns:
+        leaks by equal files, then by groups that these do not explain.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
+    entries = [(part, entry) for part, listed in parts.items() for entry in listed]
+    content = _digests([(SIDES[part], entry["image"]) for part, entry in entries], digests or {})
+    files: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for part, entry in entries:
+        member = (part, entry["image"])
+        files[content.get(entry["image"], entry["image"])].append(member)
+        if entry.get("group_id") is not None:
+            groups[entry["group_id"]].append(member)
+    found = [Leak("file", name[:12], tuple(members)) for name, members in files.items() if _crosses(members)]
+    told = {frozenset(leak.members) for leak in found}
+    return found + [
+        Leak("group", name, tuple(members))
+        for name, members in groups.items()
+        if _crosses(members) and frozenset(members) not in told
+    ]
+
+
+def check_leaks(
+    datalist: str | PathLike[str],
+    *,
+    allow: bool = False,
+    parts: Mapping[str, Sequence[Mapping[str, str]]] | None = None,
+) -> str | None:
+    """Refuse a datalist that has one file or one group on two sides.
+
+    Args:
+        datalist: the JSON file, or the folder that holds it.
+        allow: the user takes the leak.
+        parts: what `load_datalist` gives, where it was read already.
+
+    Returns:
+        a warning where there is a leak that is allowed, by `allow` or by what the datalist says of itself; else None.
+
+    Raises:
+        LeakError: there is a leak that is not allowed; the message names files and what to do.
+        FileNotFoundError, ValueError: as `load_datalist`.
+    """
+    file = Path(datalist) / FILE_NAME if Path(datalist).is_dir() else Path(datalist)
+    meta = load_meta(file)
+    leaks = find_leaks(load_datalist(file) if parts is None else parts, recorded_digests(file, meta))
+    if not leaks:
+        return None
+    said = f"{file}: {len(leaks)} files or groups lie on two sides of the split: {_listed(leaks)}."
+    reason = "--allow-leak" if allow else why_allowed(meta)
+    if reason is None:
+        raise LeakError(
+            f"{said} Scores would be too high. Prepare the data anew (protocol grouped), or take these images out of "
+            "one side; --allow-leak goes on all the same."
+        )
+    return f"{said} Allowed by {reason}; scores are too high."
+
+
+def why_allowed(meta: Mapping[str, Any]) -> str | None:
+    """What in a datalist's `meta` allows a leak: the protocol `paper` does, which splits at random as the literature.
+
+    Returns:
+        the reason in words; None where there is none.
+    """
+    if meta.get(ALLOWED):
+        return str(meta[ALLOWED])
+    return "protocol paper" if meta.get("protocol") == "paper" else None
+
+
+def recorded_digests(datalist: str | PathLike[str], meta: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 by absolute path, as `phnet prepare` recorded them in the `meta` of a datalist."""
+    folder = Path(datalist).resolve().parent
+    return {os.path.normpath(folder / name): value for name, value in (meta.get("sha256") or {}).items()}
+
+
+def same_files(paths: Sequence[str | PathLike[str]]) -> list[tuple[int, int]]:
+    """Find files of equal content; only files of equal size are read.
+
+    Returns:
+        pairs (first, other) of places in the list: each copy with the first of its kind.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names = [os.fspath(path) for path in paths]
+    content = _digests([(str(place), name) for place, name in enumerate(names)], {})
+    first: dict[str, int] = {}
+    return [
+        (first[content[name]], place)
+        for place, name in enumerate(names)
+        if name in content and first.setdefault(content[name], place) != place
+    ]
+
+
+def _crosses(members: Iterable[tuple[str, str]]) -> bool:
+    return len({SIDES[part] for part, _ in members}) > 1
+
+
+def _digests(files: Sequence[tuple[str, str]], known: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 by path of (side, path): those known, and those of files that may equal one of another side."""
+    sizes = {path: os.path.getsize(path) for _, path in files}
+    sides: dict[int, set[str]] = defaultdict(set)
+    for side, path in files:
+        sides[sizes[path]].add(side)
+    return {
+        path: known.get(path) or sha256_of(path)
+        for path, size in sizes.items()
+        if path in known or len(sides[size]) > 1
+    }
+
+
+def _listed(leaks: Sequence[Leak]) -> str:
+    return shorten([leak.text for leak in leaks], 3)

@@ -1,0 +1,155 @@
+"""One file, one patient, one scan on two sides of a split: found without reading pictures, refused unless allowed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phnet_monai.data import LeakError, check_leaks, find_leaks, load_meta, prepare_folder, write_phantoms
+from phnet_monai.data.leaks import same_files
+from phnet_monai.data.splits import PARTS, SIDES
+
+
+def _datalist(folder: Path, meta: dict[str, Any] | None = None, **parts: list[tuple]) -> Path:
+    """`datalist.json` of (image, content, further keys)."""
+    content: dict[str, Any] = {part: [] for part in PARTS}
+    (folder / "mask.png").write_bytes(b"mask")
+    for part, entries in parts.items():
+        for name, text, *more in entries:
+            (folder / name).write_bytes(text)
+            label = {} if part == "unlabeled" else {"label": "mask.png"}
+            content[part].append({"image": name, **label, **(more[0] if more else {})})
+    if meta is not None:
+        content["meta"] = meta
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder / "datalist.json"
+
+
+def test_different_files_do_not_leak(tmp_path: Path) -> None:
+    path = _datalist(tmp_path, labeled=[("a", b"1")], unlabeled=[("b", b"2")], validation=[("c", b"3")])
+    assert check_leaks(path) is None
+    assert check_leaks(tmp_path) is None  # the folder stands for its datalist
+
+
+def test_equal_content_is_refused_and_named(tmp_path: Path) -> None:
+    path = _datalist(tmp_path, labeled=[("a", b"12"), ("x", b"34")], test=[("b", b"12")])
+    with pytest.raises(LeakError) as caught:
+        check_leaks(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: 1 files or groups lie on two sides")
+    assert "a (labeled) and b (test) are one file" in text
+    assert "phnet" not in text.split("Scores")[0]
+    assert "--allow-leak" in text
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("training", ["labeled", "unlabeled"])
+def test_unlabeled_images_are_trained_on(tmp_path: Path, training: str, part: str) -> None:
+    path = _datalist(tmp_path, **{training: [("a", b"12")], part: [("b", b"12")]})
+    with pytest.raises(LeakError, match="are one file"):
+        check_leaks(path)
+
+
+def test_one_side_may_repeat_itself(tmp_path: Path) -> None:
+    patient = {"group_id": "p1"}
+    path = _datalist(tmp_path, labeled=[("a", b"12", patient)], unlabeled=[("b", b"12", patient)], test=[("c", b"3")])
+    assert check_leaks(path) is None
+
+
+def test_a_patient_on_two_sides(tmp_path: Path) -> None:
+    path = _datalist(tmp_path, labeled=[("a", b"1", {"group_id": "p7"})], validation=[("b", b"22", {"group_id": "p7"})])
+    with pytest.raises(LeakError, match=r"a \(labeled\) and b \(validation\) are of group p7"):
+        check_leaks(path)
+    assert "Allowed by --allow-leak" in str(check_leaks(path, allow=True))
+
+
+@pytest.mark.parametrize("meta", [{"protocol": "paper"}, {"leak_allowed": "protocol paper"}])
+def test_the_datalist_may_allow_it(tmp_path: Path, meta: dict[str, str]) -> None:
+    path = _datalist(tmp_path, meta, labeled=[("a", b"12")], test=[("b", b"12")])
+    assert "Allowed by protocol paper" in str(check_leaks(path))
+
+
+def test_recorded_digests_are_taken(tmp_path: Path) -> None:
+    """What `phnet prepare` recorded is not computed again."""
+    meta = {"sha256": {"a": "0" * 64, "b": "0" * 64}}
+    path = _datalist(tmp_path, meta, labeled=[("a", b"1")], test=[("b", b"234")])
+    with pytest.raises(LeakError, match="are one file"):
+        check_leaks(path)
+
+
+def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("phnet_monai.data.leaks.sha256_of", lambda path: read.append(Path(path).name) or path)
+    for name, text in (("a", b"1"), ("b", b"22"), ("c", b"333"), ("d", b"444"), ("e", b"55")):
+        (tmp_path / name).write_bytes(text)
+
+    def entries(names: str) -> list[dict[str, str]]:
+        return [{"image": str(tmp_path / name)} for name in names]
+
+    assert find_leaks({"labeled": entries("abe"), "unlabeled": entries("c"), "test": entries("d")}) == []
+    assert sorted(read) == ["c", "d"]
+
+
+def test_one_path_on_two_sides(tmp_path: Path) -> None:
+    path = _datalist(tmp_path, labeled=[("a", b"1")], test=[("a", b"1")])
+    with pytest.raises(LeakError, match="1 files or groups"):
+        check_leaks(path)
+
+
+@given(members=st.lists(st.tuples(st.sampled_from(PARTS), st.sampled_from("pqrs")), max_size=12))
+def test_groups_leak_exactly_where_they_have_two_sides(members: list[tuple[str, str]], tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    parts: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
+    for number, (part, group) in enumerate(members):
+        file = folder / str(number)
+        file.write_bytes(b"x" * (number + 1))
+        parts[part].append({"image": str(file), "group_id": group})
+    expected = {group for _, group in members if len({SIDES[part] for part, own in members if own == group}) > 1}
+    found = find_leaks(parts)
+    assert {leak.name for leak in found} == expected
+    assert all(leak.kind == "group" for leak in found)
+
+
+def test_copies_are_paired_with_the_first(tmp_path: Path) -> None:
+    for name, text in (("a", b"11"), ("b", b"22"), ("c", b"11"), ("d", b"3"), ("e", b"11")):
+        (tmp_path / name).write_bytes(text)
+    assert same_files([tmp_path / name for name in "abcde"]) == [(0, 2), (0, 4)]
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 scans, of which 1 to 12 come again as 13 to 24."""
+    folder = write_phantoms(tmp_path_factory.mktemp("twins"), 24, seed=0, size_range=(60, 90))
+    for number in range(1, 13):
+        for kind in ("images", "masks"):
+            content = (folder / kind / f"phantom_{number:04d}.png").read_bytes()
+            (folder / kind / f"phantom_{number + 12:04d}.png").write_bytes(content)
+    return folder
+
+
+def test_prepare_never_leaks_unless_it_says_so(twins: Path, tmp_path: Path) -> None:
+    grouped = prepare_folder(twins, tmp_path / "grouped", progress=False)
+    assert check_leaks(grouped) is None
+    assert "leak_allowed" not in load_meta(grouped)
+    with pytest.warns(UserWarning, match=r"protocol paper: \d of 4 validation and test images"):
+        paper = prepare_folder(twins, tmp_path / "paper", protocol="paper", progress=False)
+    assert load_meta(paper)["leak_allowed"] == "protocol paper"
+    assert "Allowed by protocol paper" in str(check_leaks(paper))
+
+
+def test_blank_copies_stay_together(twins: Path, tmp_path: Path) -> None:
+    """Images without structure are no near-duplicates; equal files of them are one group all the same."""
+    from PIL import Image
+
+    from phnet_monai.data.prepare import group_records
+    from phnet_monai.data.records import Record
+
+    for name, grey in (("a", 0), ("b", 0), ("c", 9)):
+        Image.new("L", (60, 50), grey).save(tmp_path / f"{name}.png")
+    records = [Record(tmp_path / f"{name}.png", (), name) for name in "abc"]
+    assert [record.group_id for record in group_records(records, progress=False)] == ["g0001", "g0001", "g0002"]
