@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,11 @@ class TrainingLog:
             self.counts.update(state["counts"])
 
     def _of_all_processes(self) -> tuple[dict[str, float], dict[str, int]]:
-        sums: dict[str, float] = defaultdict(float)
-        counts: dict[str, int] = defaultdict(int)
+        sums: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for of_one in gather_all((dict(self.sums), dict(self.counts))):
-            for total, part in zip((sums, counts), of_one, strict=True):
-                for name, value in part.items():
-                    total[name] += value  # type: ignore[operator]
+            sums.update(of_one[0])
+            counts.update(of_one[1])
         return dict(sums), dict(counts)
 
     def start_epoch(self, engine: Engine) -> None:
