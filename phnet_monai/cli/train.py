@@ -20,6 +20,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     amp: Literal["off", "bf16", "fp16"] | None = None,
+    tracking: Literal["mlflow"] | None = None,
     **overrides: Any,
 ) -> int:
     """Train a network on the datalist of `phnet prepare`.
@@ -42,6 +43,7 @@ def train(
         resume: go on from the last checkpoint in OUT
         device: auto, cpu, cuda, cuda:1, ...
         amp: reduced precision on a GPU; the profile decides where it is not given
+        tracking: mlflow keeps losses and scores in OUT/mlruns.db too, or where MLFLOW_TRACKING_URI says
         overrides: values of the configuration, by their ids
     """
     from phnet_monai.inference.files import check_out
@@ -74,6 +76,7 @@ def train(
         resume=resume,
         device=device,
         amp=amp,
+        tracking=tracking,
         overrides=overrides,
     )
     for name in ("best", "last"):

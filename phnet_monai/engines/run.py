@@ -14,6 +14,7 @@ from monai.utils import optional_import
 
 from phnet_monai.data import load_datalist, load_part
 from phnet_monai.device import pick_device
+from phnet_monai.engines.tracking import check_tracking, track
 from phnet_monai.files import write_json
 from phnet_monai.networks import Ensemble, load_ensemble, read_checkpoint
 
@@ -199,6 +200,7 @@ def train_run(
     resume: bool = False,
     device: str = "auto",
     amp: str | None = None,
+    tracking: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train by `train.json` with a profile, a method and further overlays; see `phnet train --help`.
@@ -207,9 +209,11 @@ def train_run(
         `{"best": {"score", "epoch"}, "last": {...}, "out"}`, also written to `out`/run.json beside the composed config.
 
     Raises:
-        FileNotFoundError, FileExistsError, ConfigError, CheckpointError: before any work starts.
+        FileNotFoundError, FileExistsError, ConfigError, CheckpointError, TrackingError: before any work starts.
     """
     out = Path(out)
+    if tracking is not None:
+        check_tracking(tracking)
     device = str(pick_device(device)) if device != "auto" else device
     load_datalist(datalist)
     if init is not None:
@@ -234,6 +238,8 @@ def train_run(
     out.mkdir(parents=True, exist_ok=True)
     if not (resume and (out / "config.json").is_file()):  # a refused resume must not replace what was trained
         write_json(out / "config.json", parser.get())
+    if tracking is not None:
+        track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
     run(parser)
     saved = parser.get_parsed_content("checkpoints")
     result = {

@@ -144,7 +144,7 @@ class SemiSupervisedTrainer(Trainer):
         if hasattr(self.data_loader, "set_epoch"):
             self.data_loader.set_epoch(self.state.epoch)
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, float]:
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> list[dict[str, float]]:
         step = self.state.step = Step()
         self._prepare_views(step, batchdata)
         self.fire_event(SemiSupervisedEvents.VIEWS_PREPARED)
@@ -168,7 +168,7 @@ class SemiSupervisedTrainer(Trainer):
         self.grad_scaler.update()
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         step.scalars["rate"] = self.optimizer.param_groups[0]["lr"]
-        return self._summary(step, total)
+        return [self._summary(step, total)]  # a list, as outputs of MONAI's trainers: its handlers read the first
 
     def _prepare_views(self, step: Step, batch: dict[str, Any]) -> None:
         labeled = self._to_device(batch[LABELED])

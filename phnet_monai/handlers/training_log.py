@@ -21,8 +21,9 @@ class TrainingLog:
     """Logs every scalar of the steps, the validation metrics, and image panels of the unlabeled view.
 
     TensorBoard (`folder`/tensorboard): `train/<name>` every `interval` steps, `validation/<name>` every epoch that
-    validates, `unlabeled/<name>` where pseudo-labels are
-    scored, `panels` every `panel_epochs` epochs. `folder`/history.jsonl: one line an epoch, means over its steps.
+    validates, `unlabeled/<name>` where pseudo-labels are scored, `panels` every `panel_epochs` epochs.
+    `folder`/history.jsonl: one line an epoch, means over its steps.
+    The means are in `engine.state.metrics` too, where trackers such as MONAI's `MLFlowHandler` look for them.
 
     Attach after the validation handler and before `SaveCheckpoints`.
     """
@@ -73,7 +74,7 @@ class TrainingLog:
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def log_step(self, engine: Engine) -> None:
-        output: Any = engine.state.output
+        output: Any = engine.state.output[0]  # type: ignore[index]
         for name, value in output.items():
             self.sums[name] += value
             self.counts[name] += 1
@@ -83,7 +84,9 @@ class TrainingLog:
     def log_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch
         row: dict[str, object] = {"epoch": epoch, "iteration": engine.state.iteration}
-        row["train"] = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
+        means = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
+        row["train"] = means
+        engine.state.metrics.update(means)
         assert self.writer is not None
         for part, evaluator in self.evaluators.items():
             metrics = {} if evaluator is None else dict(evaluator.state.metrics)
