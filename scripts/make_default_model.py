@@ -5,8 +5,8 @@
 BUSI with its images without lesion, `grouped` split, all training images labeled, `cpu` profile, EMA teacher of a
 supervised training (`configs/options/default_model.json`). Validation and test part are never trained on; BUS-BRA is
 external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same), the same tensors as
-`model.safetensors`, their digests, and the card, `bundle/docs/model_card.md` with its figures in `model_card.json`. After
-a stop, the same command goes on.
+`model.safetensors`, their digests, and the card, `bundle/docs/model_card.md` with its figures in `model_card.json`.
+After a stop, the same command goes on.
 """
 
 from __future__ import annotations

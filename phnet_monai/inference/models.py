@@ -72,7 +72,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: there is no such file, or no model in the bundle.
-        CheckpointError: damaged or foreign files, files that are not those of `SHA256SUMS` beside them, weights that are not finite, networks that do not fit together.
+        CheckpointError: damaged or foreign files, files that are not those of `SHA256SUMS` beside them,
+            weights that are not finite, networks that do not fit together.
         BackendError: the runtime is not installed or cannot use the device.
         ValueError: unknown backend or device, or a backend that does not run this kind of file.
     """
