@@ -24,7 +24,7 @@ from torch import nn
 
 from phnet_monai import __version__
 from phnet_monai.data import make_phantom, prepare_folder, write_phantoms
-from phnet_monai.networks import CheckpointError
+from phnet_monai.networks import CheckpointError, read_checkpoint
 from phnet_monai.networks.digests import SUMS, check_digest, read_digests
 
 REQUIRED = (
@@ -224,8 +224,16 @@ def check_workflows(bundle: Path) -> None:
                 **values,
                 **({} if name == "inference" else {"datalist": str(datalist)}),
             )
-            workflow.initialize()
-            if wrong := workflow.check_properties():
+            try:
+                workflow.initialize()
+                wrong = workflow.check_properties()
+            except (
+                KeyError,
+                ValueError,
+                RuntimeError,
+            ) as error:  # MONAI's, for what is missing or unfit
+                raise RuleError(f"{configs / name}.json: cannot be used as a workflow of MONAI ({error})") from error
+            if wrong:
                 raise RuleError(f"{configs / name}.json: lacks properties of MONAI's workflows: {', '.join(wrong)}")
 
 
@@ -236,7 +244,10 @@ def load_network(bundle: Path) -> nn.Module:
 def check_load(bundle: Path) -> None:
     """`monai.bundle.load` gives the trained weights: of a nested file it gives random ones without a word."""
     path = bundle / "models" / "model.pt"
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = read_checkpoint(path)
+    except CheckpointError as error:
+        raise RuleError(str(error)) from error
     own = load_network(bundle).state_dict()
     other = [name for name in own if name not in weights or not torch.equal(own[name], weights[name].to(own[name]))]
     if other or set(weights) != set(own):

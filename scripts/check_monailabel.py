@@ -3,10 +3,10 @@
     python scripts/package_bundle.py dist --label
     PYTHON_WITH_MONAILABEL scripts/check_monailabel.py dist/breast_ultrasound_phnet_segmentation_label_v*.zip
 
-MONAI Label 0.8 pins older versions of numpy and jsonschema than this project needs, so it gets an environment of its own
-(docs/serving.md). It runs as its server does: the app `monaibundle`, the bundle in its `model` folder, a study folder of
-pictures of which some are outlined. Checked are the label names, the masks (against `Predictor`), that a training writes
-the served model, sees the unlabeled pictures, and can be repeated.
+MONAI Label 0.8 pins older versions of numpy and jsonschema than this project needs, so it gets an environment of its
+own (docs/serving.md). It runs as its server does: the app `monaibundle`, the bundle in its `model` folder, a study
+folder of pictures of which some are outlined. Checked are the label names, the masks (against `Predictor`), that a
+training writes the served model, sees the unlabeled pictures, and can be repeated.
 """
 
 from __future__ import annotations
