@@ -36,8 +36,8 @@ def track(parser: ConfigParser, name: str, out: str | Path, parameters: Mapping[
         parameters: plain values that are kept with the run, such as the method's name.
     """
     out = Path(out).resolve()
-    settings = copy.deepcopy(DEFAULT_EXP_MGMT_SETTINGS[name])
-    configs: dict[str, Any] = settings["configs"]
+    settings: dict[str, Any] = copy.deepcopy(DEFAULT_EXP_MGMT_SETTINGS[name])
+    configs = settings["configs"]
     configs["experiment_name"] = "phnet"
     configs["run_name"] = f"{out.name}-{digest(str(out))[:6]}"  # several trainings may share one store
     configs["trainer"]["experiment_param"] = dict(parameters)

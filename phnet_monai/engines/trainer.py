@@ -144,7 +144,9 @@ class SemiSupervisedTrainer(Trainer):
         if hasattr(self.data_loader, "set_epoch"):
             self.data_loader.set_epoch(self.state.epoch)
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> list[dict[str, float]]:
+    def _iteration(  # type: ignore[override]
+        self, engine: Engine, batchdata: dict[str, Any]
+    ) -> list[dict[str, float]]:
         step = self.state.step = Step()
         self._prepare_views(step, batchdata)
         self.fire_event(SemiSupervisedEvents.VIEWS_PREPARED)
