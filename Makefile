@@ -4,7 +4,7 @@ PHNET_DATA ?= $(wildcard $(abspath ../shared/data))
 export PHNET_DATA
 PY = .venv/bin/python
 
-.PHONY: env demo test coverage check wheel clean
+.PHONY: env demo test coverage check docs wheel clean
 
 env:
 	@PYTHON=$(PYTHON) bash scripts/setup_env.sh
@@ -23,9 +23,14 @@ check: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "site/index.html; with search: $(PY) -m http.server --directory site"
 
 wheel: env
 	$(PY) -m build --no-isolation --wheel
 
 clean:
-	rm -rf .venv dist demo_out .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv dist demo_out site .mypy_cache .ruff_cache .pytest_cache .coverage

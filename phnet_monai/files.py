@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,31 @@ def atomic_writer(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]
                 stream.flush()
                 os.fsync(stream.fileno())
         os.replace(partial, path)
+        if sync:
+            _sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names of a folder to the disk, after a rename."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def keep_as(path: str | Path, other: str | Path) -> None:
+    """Let the file `path` be known as `other`, too, in the same folder; `path` is there all the time."""
+    partial = Path(other).with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        try:
+            os.link(path, partial)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, partial)
+        os.replace(partial, other)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -91,8 +91,8 @@ def infer(
         print("\n".join(preview(input, out, kinds=kinds, overwrite=overwrite, anonymize=anonymize, limit=limit)))
         return 0
 
+    from phnet_monai.distributed import current_shard
     from phnet_monai.inference import FrameSettings, Postprocess, Predictor, infer_folder
-    from phnet_monai.inference.shards import current_shard
 
     cleaning = Postprocess(
         min_area_px=min_area_px, min_area_mm2=min_area_mm2, fill_holes=fill_holes, largest_only=largest_only
@@ -137,7 +137,7 @@ def model_files(entries: list[str] | None) -> list[str]:
 
 def own_device(name: str) -> str:
     """`auto` under `torchrun`: each process takes the GPU of its own number, where there are any."""
-    from phnet_monai.inference.shards import current_shard
+    from phnet_monai.distributed import current_shard
 
     shard = current_shard()
     if name != "auto" or shard.world == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from monai.data import CacheDataset
 from monai.transforms import Transform
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from phnet_monai.data.decode import read_image, read_mask
+from phnet_monai.distributed import Shard, joined_shard
 from phnet_monai.transforms.fit import fitted_size
 from phnet_monai.transforms.weak_view import WeakView
 
@@ -85,26 +87,36 @@ class WeakViewDataset(Dataset):
 
 
 class EpochSampler(Sampler):
-    """`count` draws of (index, seed) an epoch: shuffled passes over the dataset, repeated as often as needed.
+    """Draws of (index, seed) for the batches of an epoch: shuffled passes over the dataset, as many as needed.
 
     Depends on (seed, epoch) only; `set_epoch` before iterating.
+
+    Args:
+        length: of the dataset.
+        steps, batch_size: of an epoch.
+        shard: of several processes each draws the next `batch_size`, one after the other, so that their batches
+            together are those of one process with a larger batch.
     """
 
-    def __init__(self, length: int, count: int, seed: int) -> None:
-        self.length, self.count, self.seed, self.epoch = length, count, seed, 1
+    def __init__(self, length: int, steps: int, batch_size: int, seed: int, shard: Shard = Shard()) -> None:  # noqa: B008
+        self.length, self.steps, self.batch_size, self.seed, self.shard = length, steps, batch_size, seed, shard
+        self.epoch, self.done = 1, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """The epoch to draw, without its first `done` steps."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
-        return self.count
+        return (self.steps - self.done) * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        passes = -(-self.count // self.length)
-        order = np.concatenate([generator.permutation(self.length) for _ in range(passes)])[: self.count]
-        seeds = generator.integers(0, 2**63 - 1, size=self.count)
-        yield from zip(order.tolist(), seeds.tolist(), strict=True)
+        shape = (self.steps, self.shard.world, self.batch_size)
+        count = math.prod(shape)
+        order = np.concatenate([generator.permutation(self.length) for _ in range(-(-count // self.length))])[:count]
+        seeds = generator.integers(0, 2**63 - 1, size=count)
+        own = (values.reshape(shape)[self.done :, self.shard.rank].ravel().tolist() for values in (order, seeds))
+        yield from zip(*own, strict=True)
 
 
 class SemiSupervisedLoader:
@@ -115,8 +127,9 @@ class SemiSupervisedLoader:
         weak_view: the random view of every image.
         batch_size: labeled images per step; unlabeled_batch_size: unlabeled ones (None: the same).
         use_unlabeled: False leaves the unlabeled batches out but keeps the number of steps (supervised-only runs).
-        epoch_length: steps per epoch; None: max(labeled // batch_size, unlabeled // unlabeled_batch_size), at least 1.
-        num_workers: loader processes for each list; the views do not depend on it.
+        epoch_length: steps per epoch; None: max(labeled // batch_size, unlabeled // unlabeled_batch_size), at least 1;
+            of all processes together, where several have joined (batch sizes are those of each).
+        num_workers: loader processes for each list; nothing of a training depends on their number.
 
     Raises:
         ValueError: no labeled image, or batch sizes below 1.
@@ -141,9 +154,9 @@ class SemiSupervisedLoader:
         count = 0 if unlabeled is None else len(unlabeled)  # type: ignore[arg-type]
         if len(labeled) == 0:  # type: ignore[arg-type]
             raise ValueError("the labeled list of the datalist is empty; prepare it again with more labeled images")
-        longest = max(len(labeled) // batch_size, count // unlabeled_batch_size)  # type: ignore[arg-type]
+        self.shard = joined_shard()
+        longest = max(len(labeled) // batch_size, count // unlabeled_batch_size) // self.shard.world  # type: ignore[arg-type]
         self.epoch_length = epoch_length or max(1, longest)
-        self.samplers: list[EpochSampler] = []
         self.labeled = self._loader(labeled, weak_view, True, batch_size, num_workers, 2 * seed)
         self.unlabeled: DataLoader | None = None
         if use_unlabeled and unlabeled is not None and count:
@@ -152,20 +165,23 @@ class SemiSupervisedLoader:
     def _loader(
         self, dataset: Dataset, weak_view: WeakView, labeled: bool, batch_size: int, num_workers: int, seed: int
     ) -> DataLoader:
-        sampler = EpochSampler(len(dataset), self.epoch_length * batch_size, seed)  # type: ignore[arg-type]
-        self.samplers.append(sampler)
+        sampler = EpochSampler(len(dataset), self.epoch_length, batch_size, seed, self.shard)  # type: ignore[arg-type]
         return DataLoader(
             WeakViewDataset(dataset, weak_view, labeled),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            # else it draws from torch's own at every epoch, and dropout would depend on the number of processes
+            generator=torch.Generator().manual_seed(seed),
             pin_memory=torch.cuda.is_available(),
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        for sampler in self.samplers:
-            sampler.set_epoch(epoch)
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """The epoch that the next iteration gives, without its first `done` steps (a run resumed in the middle)."""
+        for loader in (self.labeled, self.unlabeled):
+            if loader is not None:
+                loader.sampler.set_epoch(epoch, done)  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return self.epoch_length
@@ -200,5 +216,15 @@ def evaluation_dataset(data: Sequence[dict[str, Any]], cache_rate: float = 1.0) 
 
 
 def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int = 0) -> DataLoader:
-    """Lists of `batch_size` decoded images, in order."""
+    """Lists of `batch_size` decoded images, in order; of several joined processes each has its share (`Shard.share`).
+
+    Raises:
+        ValueError: fewer images than processes.
+    """
+    shard = joined_shard()
+    count = len(dataset)  # type: ignore[arg-type]
+    if count < shard.world:
+        raise ValueError(f"{count} images cannot be evaluated by {shard.world} processes; start fewer of them")
+    if shard.world > 1:
+        dataset = Subset(dataset, shard.share(range(count)))
     return DataLoader(dataset, batch_size=batch_size, collate_fn=as_list, num_workers=num_workers)

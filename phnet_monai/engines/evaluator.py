@@ -12,6 +12,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.utils import ForwardMode
 from torch import Tensor, nn
 
+from phnet_monai.distributed import gather_all, joined_shard
 from phnet_monai.metrics import SegmentationScores
 from phnet_monai.transforms.fit import PAD_VALUE, fit_image, to_unit, unfit_probs
 
@@ -31,7 +32,7 @@ class LesionEvaluator(Evaluator):
         full_summary: `state.metrics` holds `scores.summary()` rather than `scores.quick()`; scalars only.
         val_handlers: None entries are dropped.
 
-    After a run, `scores` holds the per-image scores.
+    After a run, `scores` holds the per-image scores, those of all processes where several have joined.
     """
 
     def __init__(
@@ -88,5 +89,7 @@ class LesionEvaluator(Evaluator):
         return logits.float().softmax(dim=1)[:, 1:].sum(dim=1, keepdim=True).cpu()
 
     def _summarise(self) -> None:
+        if joined_shard().world > 1:
+            self.scores.merge(gather_all(self.scores.content()))
         summary = self.scores.summary() if self.full_summary else self.scores.quick()
         self.state.metrics.update({name: value for name, value in summary.items() if isinstance(value, (int, float))})

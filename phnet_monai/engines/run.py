@@ -14,6 +14,7 @@ from monai.utils import optional_import
 
 from phnet_monai.data import load_datalist, load_part
 from phnet_monai.device import pick_device
+from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.engines.tracking import check_tracking, track
 from phnet_monai.files import write_json
 from phnet_monai.networks import Ensemble, load_ensemble, read_checkpoint
@@ -170,10 +171,10 @@ def _arguments(node: dict[str, Any]) -> tuple[str, ...]:
 
 
 def run(parser: ConfigParser) -> None:
-    """`initialize`, then `run`, as `python -m monai.bundle run` does."""
+    """`initialize`, `run`, `finalize`, as `python -m monai.bundle run` does."""
     parser.parse()
     try:
-        for name in ("initialize", "run"):
+        for name in ("initialize", "run", "finalize"):
             if name in parser:
                 parser.get_parsed_content(name)
     except RuntimeError as error:
@@ -205,6 +206,8 @@ def train_run(
 ) -> dict[str, Any]:
     """Train by `train.json` with a profile, a method and further overlays; see `phnet train --help`.
 
+    Processes started by `torchrun` train together (`multi_gpu_train.json` is laid over the rest).
+
     Returns:
         `{"best": {"score", "epoch"}, "last": {...}, "out"}`, also written to `out`/run.json beside the composed config.
 
@@ -214,6 +217,9 @@ def train_run(
     out = Path(out)
     if tracking is not None:
         check_tracking(tracking)
+    shard = current_shard()
+    if shard.world > 1 and device != "auto":
+        raise ValueError(f"device is {device!r}, but torchrun has started {shard.world} processes; leave it at auto")
     device = str(pick_device(device)) if device != "auto" else device
     load_datalist(datalist)
     if init is not None:
@@ -232,11 +238,13 @@ def train_run(
     }
     parser = compose(
         bundle_folder() / "configs" / "train.json",
-        training_overlays(profile, method, recipe=recipe, config=config),
+        [*training_overlays(profile, method, recipe=recipe, config=config), *_of_several_processes(shard)],
         values,
     )
     out.mkdir(parents=True, exist_ok=True)
-    if not (resume and (out / "config.json").is_file()):  # a refused resume must not replace what was trained
+    if shard.first and not (
+        resume and (out / "config.json").is_file()
+    ):  # a refused resume must not replace what was trained
         write_json(out / "config.json", parser.get())
     if tracking is not None:
         track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
@@ -249,8 +257,13 @@ def train_run(
         "evaluated": saved.evaluated,
         "out": str(out),
     }
-    write_json(out / "run.json", result)
+    if shard.first:
+        write_json(out / "run.json", result)
     return result
+
+
+def _of_several_processes(shard: Shard) -> list[Path]:
+    return [bundle_folder() / "configs" / "multi_gpu_train.json"] if shard.world > 1 else []
 
 
 def evaluate_run(

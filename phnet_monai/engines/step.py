@@ -24,6 +24,7 @@ class SemiSupervisedEvents(EventEnum):
     """Events beside MONAI's `IterationEvents`."""
 
     VIEWS_PREPARED = "views_prepared"
+    INTERRUPTED = "interrupted"  # a signal ends the run; between two steps, or in a validation
 
 
 @dataclass

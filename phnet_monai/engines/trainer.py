@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -14,14 +15,21 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
+from phnet_monai.distributed import average_, greatest, joined_shard, summed
+from phnet_monai.engines.interruption import Interruption
 from phnet_monai.engines.step import LABELED, UNLABELED, Output, SemiSupervisedEvents, Step, View
+from phnet_monai.engines.together import StudentTogether
 from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+SKIPS_IN_A_ROW = 20
+"""With `on_nonfinite` "skip": so many skipped steps one after the other end the run."""
+
+
 class NonFiniteLossError(ValueError):
-    """A loss term is NaN or infinite; raised before the weights are touched."""
+    """A loss term or a gradient is NaN or infinite; raised before the weights are touched."""
 
 
 class SemiSupervisedTrainer(Trainer):
@@ -47,9 +55,19 @@ class SemiSupervisedTrainer(Trainer):
         amp: None, `bf16` or `fp16` (with gradient scaling; CUDA only).
         channels_last: memory format of networks and images.
         seed: randomness of an epoch depends on (seed, epoch) only, so that a resumed run repeats it.
+        on_nonfinite: what happens to a step whose loss or gradient is NaN or infinite: `stop` ends the run, `skip`
+            leaves weights, teacher and schedule of weights as they are and goes on (logged as `skipped`; after 20 in a
+            row the run ends). With `fp16` the gradient scaler skips infinite gradients in any case.
+
+    Several processes that have joined (`phnet_monai.distributed.start_processes`) train one student: each sees batches
+    of its own, `DistributedDataParallel` averages the gradients, BN statistics are averaged after each step.
+    Cross-entropy is divided by the pixels of all processes; other terms are means over processes.
+
+    SIGTERM and Ctrl-C wait for the end of a step; then `SemiSupervisedEvents.INTERRUPTED` is fired, at which
+    `SaveCheckpoints` saves, and the signal has its way (`Interruption`).
 
     Raises:
-        NonFiniteLossError: during `run`, before backward; names the terms.
+        NonFiniteLossError: during `run`, before the weights are touched; names the terms.
     """
 
     def __init__(
@@ -72,7 +90,10 @@ class SemiSupervisedTrainer(Trainer):
         amp: str | None = None,
         channels_last: bool = True,
         seed: int = 0,
+        on_nonfinite: str = "stop",
     ) -> None:
+        if on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"on_nonfinite is {on_nonfinite!r}, expected 'stop' or 'skip'")
         if amp is not None and amp not in AMP_TYPES:
             raise ValueError(f"SemiSupervisedTrainer: amp is {amp!r}, expected null, 'bf16' or 'fp16'")
         device = torch.device(device)
@@ -95,6 +116,13 @@ class SemiSupervisedTrainer(Trainer):
         self.supervised_loss, self.teacher_noise = supervised_loss, teacher_noise
         self.amp_type = AMP_TYPES[amp] if amp else None
         self.generator = torch.Generator()
+        self.shard = joined_shard()
+        self.together = StudentTogether(self.network, device) if self.shard.world > 1 else None
+        self.on_nonfinite, self.skipped_in_a_row = on_nonfinite, 0
+        self.trained: list[nn.Module] = [self.network]  # a handler with a student of its own adds it
+        self.interruption = Interruption(
+            lambda: self.fire_event(SemiSupervisedEvents.INTERRUPTED), at_release_only=self.shard.world > 1
+        )
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -105,7 +133,16 @@ class SemiSupervisedTrainer(Trainer):
         )
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.add_event_handler(Events.EPOCH_STARTED, SemiSupervisedTrainer._start_epoch)
+        # a step lasts from before it is counted to the event after its last, when all handlers are done with it
+        self.add_event_handler(Events.GET_BATCH_COMPLETED, self.interruption.hold)
+        self.add_event_handler(Events.GET_BATCH_STARTED, SemiSupervisedTrainer._end_step)
+        self.add_event_handler(Events.EPOCH_COMPLETED, SemiSupervisedTrainer._end_step)
         self._register_handlers([handler for handler in train_handlers or () if handler is not None])
+
+    def run(self) -> None:  # type: ignore[override]
+        """Train up to `max_epochs`, from the state's own epoch and iteration."""
+        with self.interruption.installed():
+            super().run()
 
     @property
     def pretraining(self) -> bool:
@@ -138,16 +175,51 @@ class SemiSupervisedTrainer(Trainer):
         return logits.float().softmax(dim=1)
 
     def _start_epoch(self) -> None:
-        epoch_seed = self.seed * 1_000_003 + self.state.epoch
+        # each process draws for itself, the first one as a process of its own would
+        epoch_seed = self.seed * 1_000_003 + self.state.epoch + self.shard.rank * 1_000_000_007
         torch.manual_seed(epoch_seed)  # dropout
         self.generator.manual_seed(epoch_seed)
-        if hasattr(self.data_loader, "set_epoch"):
-            self.data_loader.set_epoch(self.state.epoch)
+        done = self.state.iteration - (self.state.epoch - 1) * (self.state.epoch_length or 0)
+        if hasattr(self.data_loader, "set_epoch"):  # `done`: a resumed run goes on in the middle of an epoch
+            self.data_loader.set_epoch(self.state.epoch, **({"done": done} if done else {}))
+
+    def _end_step(self) -> None:
+        if not self.interruption.holding:
+            return
+        if self.together is not None:  # all processes stop after the same step, whichever heard the signal
+            pending = self.interruption.pending or 0
+            self.interruption.pending = greatest(pending, self.state.device) or None
+        self.interruption.release()
 
     def _iteration(  # type: ignore[override]
         self, engine: Engine, batchdata: dict[str, Any]
     ) -> list[dict[str, float]]:
         step = self.state.step = Step()
+        if self.on_nonfinite == "stop":
+            return self._learn(step, batchdata)
+        # a forward pass changes the statistics of batch normalisation before the loss is known
+        buffers = [buffer for network in self.trained for buffer in network.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            summary = self._learn(step, batchdata)
+        except NonFiniteLossError as error:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            return self._skip(error)
+        self.skipped_in_a_row = 0
+        return summary
+
+    def _skip(self, error: NonFiniteLossError) -> dict[str, float]:
+        """The summary of a step that is passed over, or the error, where there are too many."""
+        self.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            raise NonFiniteLossError(
+                f"{self.skipped_in_a_row} steps in a row were skipped; the last: {error}"
+            ) from error
+        return {"loss": math.nan, "skipped": 1.0, "rate": self.optimizer.param_groups[0]["lr"]}
+
+    def _learn(self, step: Step, batchdata: dict[str, Any]) -> dict[str, float]:
         self._prepare_views(step, batchdata)
         self.fire_event(SemiSupervisedEvents.VIEWS_PREPARED)
         self.network.train()
@@ -164,13 +236,31 @@ class SemiSupervisedTrainer(Trainer):
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         total = self._refuse_nonfinite(step)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self.grad_scaler.scale(total).backward()
+        self._backward(step, total)
+        self._refuse_nonfinite_gradient()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        if self.together is not None:
+            average_([b for network in self.trained for b in network.buffers() if b.is_floating_point()])
         self.fire_event(IterationEvents.MODEL_COMPLETED)
+        if self.on_nonfinite == "skip":
+            step.scalars["skipped"] = 0.0
         step.scalars["rate"] = self.optimizer.param_groups[0]["lr"]
         return [self._summary(step, total)]  # a list, as outputs of MONAI's trainers: its handlers read the first
+
+    def _backward(self, step: Step, total: Tensor) -> None:
+        if self.together is None:
+            self.grad_scaler.scale(total).backward()
+            return
+        # every parameter takes part in every process's step, or the processes would wait for one another for ever
+        unused = [
+            output.embedding[:0].float().sum() for output in step.outputs.values() if output.embedding is not None
+        ]
+        self.grad_scaler.scale(sum(unused, start=total)).backward()
+        own = {id(parameter) for parameter in self.network.parameters()}
+        others = [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in own]
+        average_([p.grad for p in others if p.grad is not None])
 
     def _prepare_views(self, step: Step, batch: dict[str, Any]) -> None:
         labeled = self._to_device(batch[LABELED])
@@ -193,7 +283,14 @@ class SemiSupervisedTrainer(Trainer):
     def view_loss(self, name: str, view: View, logits: Tensor) -> Tensor:
         """Cross-entropy of a view (the supervised loss for the labeled one), for the student or a second one."""
         norm = "valid" if name == LABELED else self.unlabeled_norm
-        loss = masked_cross_entropy(logits, view.target, view.weight, view.valid, norm)  # type: ignore[arg-type]
+        loss = masked_cross_entropy(
+            logits,
+            view.target,
+            view.weight,
+            view.valid,
+            norm,  # type: ignore[arg-type]
+            over_processes=lambda count: count if self.together is None else summed(count) / self.shard.world,
+        )
         if name == LABELED and self.supervised_loss == "ce_dice":
             return (loss + masked_dice_loss(logits, view.target, view.weight, view.valid)) / 2
         return loss
@@ -209,7 +306,8 @@ class SemiSupervisedTrainer(Trainer):
         names = list(step.views)
         sizes = [len(step.views[name].image) for name in names]
         images = torch.cat([step.views[name].image for name in names])
-        logits, embedding = self.inferer(images, self._features(step, sizes))
+        features = self._features(step, sizes)
+        logits, embedding = self.inferer(images, features if self.together is None else self.together.calling(features))
         embeddings = [None] * len(names) if embedding is None else embedding.split(sizes)
         for name, part, embedded in zip(names, logits.split(sizes), embeddings, strict=True):
             step.outputs[name] = Output(part, embedded)
@@ -239,11 +337,27 @@ class SemiSupervisedTrainer(Trainer):
     def _refuse_nonfinite(self, step: Step) -> Tensor:
         """The total loss, once it is known to be finite."""
         total = step.total_loss()
-        if torch.isfinite(torch.as_tensor(total)):  # a float where only handlers add terms
+        finite = bool(torch.isfinite(torch.as_tensor(total)))  # a float where only handlers add terms
+        if self.together is not None:
+            finite = greatest(int(not finite), self.state.device) == 0
+        if finite:
             return total
         terms = ", ".join(f"{name} = {float(value.detach())}" for name, value in step.losses.items())
-        raise NonFiniteLossError(
-            f"epoch {self.state.epoch}, iteration {self.state.iteration}: the loss is not finite ({terms}). Nothing of "
+        raise self._nonfinite(f"the loss is not finite ({terms})")
+
+    def _refuse_nonfinite_gradient(self) -> None:
+        """A finite loss can have an infinite gradient (a square root at 0, say); one update would spoil all weights."""
+        if self.grad_scaler.is_enabled():  # it looks itself
+            return
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch._foreach_norm([p.grad for p in parameters]) if parameters else ()
+        if parameters and not torch.isfinite(torch.stack(norms)).all():
+            count = sum(not bool(torch.isfinite(norm)) for norm in norms)
+            raise self._nonfinite(f"the gradient of {count} of {len(norms)} tensors is not finite, the loss is")
+
+    def _nonfinite(self, what: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"epoch {self.state.epoch}, iteration {self.state.iteration}: {what}. Nothing of "
             "this step was kept and no checkpoint of it is written. Lower the learning rate, use amp null or bf16, and "
             "check the images for constant or broken files."
         )

@@ -104,6 +104,7 @@ class CrossPseudoSupervision:
         if self.cutmix and engine.teacher is not None:
             raise ValueError("CrossPseudoSupervision: the students label the images themselves; set teacher to null")
         self.second.to(device=engine.state.device, memory_format=engine.format)  # type: ignore[call-overload]
+        engine.trained.append(self.second)
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(SemiSupervisedEvents.VIEWS_PREPARED, self.prepare)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.add_losses)

@@ -202,8 +202,8 @@ class DataExpansion(PseudoMaskGenerator):
     def _batches(self, engine: SemiSupervisedTrainer) -> Iterator[Tensor]:
         """Views of the unlabeled images, as many as the training takes; other ones than those of its epochs."""
         images = WeakViewDataset(self.dataset, self.view, labeled=False)
-        count = self.gan_steps * self.discriminator_updates * self.gan_batch_size
-        sampler = EpochSampler(len(images), count, 2 * engine.seed + 1)
+        steps = self.gan_steps * self.discriminator_updates
+        sampler = EpochSampler(len(images), steps, self.gan_batch_size, 2 * engine.seed + 1)
         sampler.set_epoch(0)
         loader = DataLoader(
             images,

@@ -22,6 +22,8 @@ class HardPatchContrast:
         confident_only: also ask for the teacher's confidence (decision 20); off in the paper.
     """
 
+    own_state = True  # the memory bank of each process holds pixels of its own images
+
     def __init__(self, loss: HardPatchContrastiveLoss, *, weight: float = 1.0, confident_only: bool = False) -> None:
         if weight < 0:
             raise ValueError(f"HardPatchContrast: weight is {weight}, expected >= 0")

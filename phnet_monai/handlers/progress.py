@@ -8,6 +8,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from phnet_monai.distributed import joined_shard
+
 
 class Progress:
     """One tqdm bar for the whole run, with the current epoch and loss.
@@ -31,7 +33,7 @@ class Progress:
             desc="train",
             unit="step",
             file=sys.stderr,
-            disable=None if not self.always else False,
+            disable=True if not joined_shard().first else None if not self.always else False,
         )
 
     def step(self, engine: Engine) -> None:

@@ -13,7 +13,9 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from phnet_monai.distributed import gather_all, joined_shard
 from phnet_monai.engines.step import UNLABELED, Step
+from phnet_monai.files import atomic_writer
 from phnet_monai.transforms.patches import expand_patches
 
 
@@ -22,8 +24,11 @@ class TrainingLog:
 
     TensorBoard (`folder`/tensorboard): `train/<name>` every `interval` steps, `validation/<name>` every epoch that
     validates, `unlabeled/<name>` where pseudo-labels are scored, `panels` every `panel_epochs` epochs.
-    `folder`/history.jsonl: one line an epoch, means over its steps.
-    The means are in `engine.state.metrics` too, where trackers such as MONAI's `MLFlowHandler` look for them.
+    `folder`/history.jsonl: one line an epoch, means over its steps (those of skipped steps are left out). The means are
+    in `engine.state.metrics` too, where trackers such as MONAI's `MLFlowHandler` look for them.
+
+    Of several joined processes the first writes: scalars of its own steps to TensorBoard, means over all processes to
+    the history.
 
     Attach after the validation handler and before `SaveCheckpoints`.
     """
@@ -50,15 +55,40 @@ class TrainingLog:
         self.counts: dict[str, int] = defaultdict(int)
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.log_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.log_epoch)
         engine.add_event_handler(Events.COMPLETED, self.close)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_and_raise)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What all processes summed up in this epoch, for a run that is resumed in the middle of it."""
+        sums, counts = self._of_all_processes()
+        return {"sums": sums, "counts": counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._reset()
+        if joined_shard().first:
+            self.sums.update(state["sums"])
+            self.counts.update(state["counts"])
+
+    def _of_all_processes(self) -> tuple[dict[str, float], dict[str, int]]:
+        sums: dict[str, float] = defaultdict(float)
+        counts: dict[str, int] = defaultdict(int)
+        for of_one in gather_all((dict(self.sums), dict(self.counts))):
+            for total, part in zip((sums, counts), of_one, strict=True):
+                for name, value in part.items():
+                    total[name] += value  # type: ignore[operator]
+        return dict(sums), dict(counts)
+
+    def start_epoch(self, engine: Engine) -> None:
+        if engine.state.iteration == (engine.state.epoch - 1) * (engine.state.epoch_length or 0):
+            self._reset()
+        self.start(engine)
+
     def start(self, engine: Engine) -> None:
         """At the first epoch: a resumed run knows its place by then, and a refused one has left nothing behind."""
-        if self.writer is not None:
+        if self.writer is not None or not joined_shard().first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=engine.state.iteration + 1)
@@ -71,23 +101,29 @@ class TrainingLog:
             return
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < epoch]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with atomic_writer(path) as stream:
+            stream.write("".join(f"{line}\n" for line in kept).encode())
 
     def log_step(self, engine: Engine) -> None:
         output: Any = engine.state.output[0]  # type: ignore[index]
         for name, value in output.items():
+            if not math.isfinite(value):  # of a skipped step
+                continue
             self.sums[name] += value
             self.counts[name] += 1
             if engine.state.iteration % self.interval == 0 and self.writer is not None:
                 self.writer.add_scalar(f"train/{name}", value, engine.state.iteration)
 
     def log_epoch(self, engine: Engine) -> None:
+        self.start(engine)  # a run that is resumed before its validation comes here first
         epoch = engine.state.epoch
         row: dict[str, object] = {"epoch": epoch, "iteration": engine.state.iteration}
-        means = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
+        sums, counts = self._of_all_processes()
+        if self.writer is None:  # not the first process
+            return
+        means = {name: sums[name] / counts[name] for name in sorted(sums)}
         row["train"] = means
         engine.state.metrics.update(means)
-        assert self.writer is not None
         for part, evaluator in self.evaluators.items():
             metrics = {} if evaluator is None else dict(evaluator.state.metrics)
             if metrics:
@@ -100,7 +136,6 @@ class TrainingLog:
         self.writer.flush()
         with open(self.folder / "history.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._reset()
 
     def close(self, engine: Engine) -> None:
         if self.writer is not None:

@@ -49,6 +49,8 @@ class U2PL:
             without effect on the teacher's running statistics; `batch_update`: it updates them.
     """
 
+    own_state = True  # the queues of each process hold pixels of its own images
+
     def __init__(
         self,
         loss: UnreliableContrastiveLoss,

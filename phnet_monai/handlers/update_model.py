@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
-from phnet_monai.handlers.checkpoints import BEST, LAST
+from phnet_monai.handlers.checkpoints import BEST, LAST, PREVIOUS
 from phnet_monai.networks.checkpoint import export_state_dict
 
 EARLIER = "earlier"
-WRITTEN = (LAST, BEST, "history.jsonl", "tensorboard")
+WRITTEN = (LAST, PREVIOUS, BEST, "history.jsonl", "tensorboard")
 
 
 class UpdateModel:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from phnet_monai import __version__
+from phnet_monai.distributed import current_shard
 from phnet_monai.files import digest, locked, remove_partial_files
 from phnet_monai.inference.files import RESULT_FOLDERS, check_paths, find_scans
 from phnet_monai.inference.frames import FrameSettings
@@ -37,7 +38,6 @@ from phnet_monai.inference.records import (
     known_records,
     read_record,
 )
-from phnet_monai.inference.shards import current_shard
 from phnet_monai.inference.summary import (
     RUN_FILE,
     WHOLE_FILES,

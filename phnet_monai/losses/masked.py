@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ def masked_cross_entropy(
     weight: Tensor | None = None,
     valid: Tensor | None = None,
     reduction: Reduction = "valid",
+    *,
+    over_processes: Callable[[Tensor], Tensor] = lambda divisor: divisor,
 ) -> Tensor:
     """Weighted pixel-wise cross-entropy, Eqs. 2 (weight 1) and 8 (weight = confidence mask M_f).
 
@@ -31,6 +34,8 @@ def masked_cross_entropy(
         reduction: the sum of weight * valid * CE is divided by: `valid`, the number of valid pixels; `kept`, the sum of
             weight * valid; `mean`, all pixels. `u2pl` multiplies `kept` by valid pixels / kept weight, as U2PL's code
             does; it grows without bound where little is kept, so it belongs to filters that keep a fixed share.
+        over_processes: sum of pixels here -> mean of these sums over all processes of a training, so that the mean of
+            their losses is the loss of their batches together.
 
     Returns:
         Scalar >= 0, float32; 0 (with a gradient of 0) where no pixel counts.
@@ -53,8 +58,8 @@ def masked_cross_entropy(
         factor = factor * weight.to(loss.dtype)
     if reduction == "mean":
         return (loss * factor).mean()
-    divisor = counted.sum() if reduction == "valid" else factor.sum()
+    divisor = over_processes(counted.sum() if reduction == "valid" else factor.sum())
     if reduction == "u2pl":
-        divisor = divisor.square() / counted.sum().clamp(min=1)
+        divisor = divisor.square() / over_processes(counted.sum()).clamp(min=1)
     # divide by 1 where nothing counts: the sum is 0 there already
     return (loss * factor).sum() / divisor.where(divisor > 0, divisor.new_ones(()))

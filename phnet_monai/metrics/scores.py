@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,20 @@ class SegmentationScores:
         row: Row = {"height": mask.shape[0], "width": mask.shape[1]} | scores | lesion_wise(prediction, mask)
         row["size"] = _size_group(scores["lesion_area_fraction"])
         return row, calibration_bins(lesion, mask)
+
+    def content(self) -> list[tuple[Row, NDArray[np.float64]]]:
+        """Row and calibration counts of each image, for `merge`."""
+        return [(row, self._bins[case_id]) for case_id, row in self._rows.items()]
+
+    def merge(self, shares: Sequence[Sequence[tuple[Row, NDArray[np.float64]]]]) -> None:
+        """Hold the images of all `shares` instead, in the order of the list that every n-th image was taken from.
+
+        Args:
+            shares: `content()` of each of n processes, by rank.
+        """
+        self._rows, self._bins = {}, {}
+        for row, bins in (entry for turn in zip_longest(*shares) for entry in turn if entry is not None):
+            self._rows[row["case_id"]], self._bins[row["case_id"]] = row, bins
 
     def rows(self) -> list[Row]:
         """One dict per image in the order of the updates.

@@ -10,7 +10,7 @@ from phnet_monai.networks.checkpoint import (
 )
 from phnet_monai.networks.dcgan import DCGANDiscriminator, DCGANGenerator, initialise_dcgan
 from phnet_monai.networks.ensemble import Ensemble
-from phnet_monai.networks.phnet import PHNet, embedding_at, make_second_student, make_teacher
+from phnet_monai.networks.phnet import PHNet, embedding_at, make_second_student, make_teacher, with_sync_batch_norm
 from phnet_monai.networks.weights import WeightsError
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "make_second_student",
     "make_teacher",
     "read_checkpoint",
+    "with_sync_batch_norm",
 ]

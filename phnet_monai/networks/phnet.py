@@ -207,6 +207,15 @@ def make_teacher(student: PHNet, *, projector: bool = False) -> PHNet:
     return teacher.requires_grad_(False).eval()
 
 
+def with_sync_batch_norm(network: nn.Module, enabled: bool = True) -> nn.Module:
+    """The network with BN statistics over the batches of all processes (GPUs only); parameters stay the same objects.
+
+    Statistics of each process alone, which is the default, are averaged after each step. Synchronised ones cost two
+    messages for each BN layer, and are worth it where a process sees very few images.
+    """
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if enabled else network
+
+
 # where the backbones keep what their `encode` uses
 ENCODER_PREFIXES = ("backbone.encoder.", "backbone.net.conv_0.", "backbone.net.down_", "backbone.levels.")
 

@@ -18,6 +18,7 @@ from phnet_monai.data.loaders import (
     evaluation_loader,
     training_dataset,
 )
+from phnet_monai.distributed import Shard
 from phnet_monai.transforms import WeakView
 
 SIZE = 16
@@ -170,7 +171,7 @@ def test_views_do_not_depend_on_the_number_of_workers():
 
 
 def test_the_sampler():
-    sampler = EpochSampler(5, 12, seed=0)
+    sampler = EpochSampler(5, 4, 3, seed=0)
     drawn = list(sampler)
     assert len(drawn) == len(sampler) == 12
     assert drawn == list(sampler)
@@ -178,6 +179,20 @@ def test_the_sampler():
     assert len({seed for _, seed in drawn}) == 12
     sampler.set_epoch(2)
     assert drawn != list(sampler)
+    sampler.set_epoch(1, done=3)
+    assert list(sampler) == drawn[9:]
+    assert len(sampler) == 3
+
+
+def test_the_batches_of_several_processes_are_those_of_one():
+    whole = list(EpochSampler(5, 4, 6, seed=0))
+    parts = [EpochSampler(5, 4, 2, seed=0, shard=Shard(rank, 3)) for rank in range(3)]
+    for part in parts:
+        part.set_epoch(1, done=1)
+    shares = [list(part) for part in parts]
+    for step in range(3):
+        together = [draw for share in shares for draw in share[2 * step : 2 * step + 2]]
+        assert together == whole[6 * (step + 1) : 6 * (step + 2)]
 
 
 # errors

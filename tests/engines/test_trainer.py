@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import pytest
@@ -416,6 +417,81 @@ def test_broken_images_stop_the_run(tiny, tmp_path, epoch):
         run.trainer.run()
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"] * (epoch - 1)
     assert all(parameter.isfinite().all() for parameter in run.student.parameters())
+
+
+def infinite_gradient(engine):
+    """A finite term, 0, whose gradient is infinite."""
+    value = next(engine.network.parameters()).sum()
+    engine.state.step.add_loss("root", (value - value.detach()).sqrt())
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_too(tiny, tmp_path):
+    run = tiny.build(folder=tmp_path, handlers=(On(IterationEvents.FORWARD_COMPLETED, infinite_gradient),))
+    before = [parameter.detach().clone() for parameter in run.student.parameters()]
+    with pytest.raises(NonFiniteLossError, match=r"iteration 1: the gradient of 1 of \d+ tensors is not finite"):
+        run.trainer.run()
+    assert all(torch.equal(one, other) for one, other in zip(before, run.student.parameters(), strict=True))
+    assert not list(tmp_path.iterdir())
+
+
+def spoil_loss(engine):
+    engine.state.step.add_loss("spoilt", torch.tensor(math.nan, requires_grad=True))
+
+
+def spoil_image(engine):
+    engine.state.step.views["labeled"].image[0, 0, 0, 0] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("event", "spoil"),
+    [
+        (IterationEvents.FORWARD_COMPLETED, spoil_loss),
+        (IterationEvents.FORWARD_COMPLETED, infinite_gradient),
+        (SemiSupervisedEvents.VIEWS_PREPARED, spoil_image),
+    ],
+    ids=["loss", "gradient", "image"],
+)
+def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, event, spoil):
+    """Weights, statistics, teacher are those from before it; the run ends well, and the log tells."""
+    bad = STEPS + 2
+    kept = []
+
+    def at(engine):
+        if engine.state.iteration == bad:
+            spoil(engine)
+
+    def keep(engine):
+        if engine.state.iteration in (bad - 1, bad):
+            kept.append(
+                {**tiny.weights(engine.network), **{f"t.{k}": v for k, v in tiny.weights(engine.teacher).items()}}
+            )
+
+    handlers = (On(event, at), On(Events.ITERATION_COMPLETED, keep))
+    run = tiny.build(folder=tmp_path, on_nonfinite="skip", log={}, handlers=handlers)
+    run.trainer.run()
+    assert tiny.equal(*kept)
+    assert [output.get("skipped") for output in run.recorder.outputs] == [float(n == bad - 1) for n in range(3 * STEPS)]
+    assert math.isnan(run.recorder.outputs[bad - 1]["loss"])
+    rows = [json.loads(line)["train"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["skipped"] for row in rows] == [0, 1 / STEPS, 0]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert all(t.isfinite().all() for t in run.student.state_dict().values() if t.is_floating_point())
+
+
+def test_too_many_skipped_steps_end_the_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("phnet_monai.engines.trainer.SKIPS_IN_A_ROW", 3)
+    run = tiny.build(
+        folder=tmp_path, on_nonfinite="skip", handlers=(On(IterationEvents.FORWARD_COMPLETED, spoil_loss),)
+    )
+    with pytest.raises(
+        NonFiniteLossError, match=r"3 steps in a row were skipped; the last: epoch 1, iteration 3: .*nan"
+    ):
+        run.trainer.run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_skipping_changes_nothing_where_all_is_finite(tiny):
+    assert same(tiny, final(tiny), final(tiny, on_nonfinite="skip"))
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])

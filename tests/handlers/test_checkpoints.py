@@ -63,7 +63,7 @@ def test_best_is_the_highest_score_and_last_the_newest(tmp_path):
     assert (info["epoch"], info["score"]) == (4, {"name": "pooled_dice", "value": 0.7})
     assert info["method"] == "phnet"
     assert info["input"] == {"size": 32, "pad_value": 0.25}
-    assert names(tmp_path) == ["best.pt", "last.pt"]
+    assert names(tmp_path) == ["best.pt", "last.pt", "previous.pt"]
 
 
 def test_an_epoch_without_validation_is_not_taken_for_one(tmp_path):
@@ -105,6 +105,65 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, wher
     with pytest.raises(OSError, match="No space left"):
         save(*parts, 2, 0.6)
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before  # and nothing partial
+
+
+def test_the_checkpoint_before_the_last_is_kept(tmp_path, monkeypatch):
+    parts = make(tmp_path)
+    for epoch in (1, 2, 3):
+        save(*parts, epoch, None)
+    assert (epoch_of(tmp_path / "last.pt"), epoch_of(tmp_path / "previous.pt")) == (3, 2)
+
+    def no_links(*_):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", no_links)  # some network drives
+    save(*parts, 4, None)
+    assert (epoch_of(tmp_path / "last.pt"), epoch_of(tmp_path / "previous.pt")) == (4, 3)
+    assert names(tmp_path) == ["last.pt", "previous.pt"]
+
+
+def resumed_from(tmp_path) -> float:
+    handler, _, engine = make(tmp_path, resume=True, seed=5)
+    handler.start(engine)
+    return handler.student.bias[0].item()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
+def test_a_last_checkpoint_that_cannot_be_read_is_replaced_by_the_one_before(tmp_path, capsys, damage):
+    parts = make(tmp_path)
+    for epoch in (1, 2, 3):
+        save(*parts, epoch, None)
+    last = tmp_path / "last.pt"
+    content = {"truncated": last.read_bytes()[:-500], "empty": b"", "text": b"not a checkpoint", "missing": None}[
+        damage
+    ]
+    last.unlink()  # `previous.pt` may be the same file by another name
+    if content is not None:
+        last.write_bytes(content)
+    assert resumed_from(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert str(last) in said
+    assert f"Going on from {tmp_path / 'previous.pt'}" in said
+
+
+def test_two_unreadable_checkpoints_are_an_error(tmp_path):
+    save(*make(tmp_path), 1, None)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"neither checkpoint can be read: .*last\.pt.*previous\.pt"):
+        make(tmp_path, resume=True)[0].start(make(tmp_path)[2])
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    save(*make(tmp_path), 1, None)
+    (tmp_path / f".{'0' * 32}.part").write_bytes(b"half")
+    assert resumed_from(tmp_path) == 1
+    assert names(tmp_path) == ["last.pt"]
+
+
+def test_interval(tmp_path):
+    with pytest.raises(ValueError, match="interval is 0, expected at least 1"):
+        make(tmp_path, interval=0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -221,7 +280,7 @@ def test_in_a_training(tiny, tmp_path):
     scores = []
     run.evaluator.add_event_handler(Events.COMPLETED, lambda e: scores.append(e.state.metrics["pooled_dice"]))
     run.trainer.run()
-    assert names(tmp_path) == ["best.pt", "last.pt"]
+    assert names(tmp_path) == ["best.pt", "last.pt", "previous.pt"]
     last = read_checkpoint(tmp_path / "last.pt")
     assert tiny.equal(last["student"], run.student.state_dict())
     assert tiny.equal(last["teacher"], run.teacher.state_dict())

@@ -122,16 +122,17 @@ def test_a_refused_run_does_not_spoil_the_earlier_ones_curves(tiny, tmp_path):
     assert steps(events(tmp_path), "train/loss") == list(range(1, 13))
 
 
-def test_an_epoch_that_is_repeated_has_one_line(tiny, tmp_path, monkeypatch):
+def test_an_epoch_that_is_repeated_has_one_line(tiny, tmp_path):
     run = tiny.build(folder=tmp_path, log={})
-    original = run.checkpoints._write
+    original = run.checkpoints.save
 
-    def killed_in_epoch_2(name, content):
-        if content["info"]["epoch"] == 2:
+    def killed_in_epoch_2(engine):
+        if engine.state.epoch == 2:
             raise KeyboardInterrupt
-        original(name, content)
+        original(engine)
 
-    monkeypatch.setattr(run.checkpoints, "_write", killed_in_epoch_2)
+    run.trainer.remove_event_handler(original, Events.EPOCH_COMPLETED)
+    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, killed_in_epoch_2)
     with pytest.raises(KeyboardInterrupt):
         run.trainer.run()
     tiny.build(folder=tmp_path, log={}, resume=True).trainer.run()

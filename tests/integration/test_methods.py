@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +111,12 @@ def train(method: str, datalist: Path, checkpoint: Path, out: Path, **more: Any)
     expect = METHODS[method]
     init = None if method.endswith("warm_start") or expect.own_network else checkpoint
     more = {"labeler_init": str(checkpoint), **more} if expect.labeler else more
+    resume = more.pop("resume", False)
     overrides = {**FEW, **dict(METHODS[method].overrides), "batch_size": 4, **more}
-    return train_run(datalist, out, profile="smoke", method=method, device="cpu", init=init, overrides=overrides)
+    init = None if resume else init
+    return train_run(
+        datalist, out, profile="smoke", method=method, device="cpu", init=init, resume=resume, overrides=overrides
+    )
 
 
 def test_every_shipped_method_is_expected_here() -> None:
@@ -134,23 +139,55 @@ def test_method_trains_and_is_evaluated(
 
     content = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert content["info"]["method"] == method
-    assert set(content["training"]["handlers"]) == expect.saved
+    assert set(content["training"]["handlers"]) == {*expect.saved, "log"}
     assert ("teacher" in content) == expect.teacher
     assert any(name.startswith("projector.") for name in content["student"]) == expect.projector
     scores = evaluate_run(tmp_path / "run" / "last.pt", datalist, tmp_path / "scores", device="cpu")
     assert 0 <= scores["pooled_dice"] <= 1
 
 
+class Ended(BaseException):
+    """What the process does with SIGTERM where no training runs."""
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_gives_the_same_weights(method: str, datalist: Path, checkpoint: Path, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        train(method, datalist, checkpoint, tmp_path / name, max_epochs=2, epoch_length=2)
+def test_the_same_seed_gives_the_same_weights_also_after_a_stop(
+    method: str, datalist: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run is ended by SIGTERM in its third step of four, the first of an epoch, and goes on."""
+    few = {"max_epochs": 2, "epoch_length": 2}
+    train(method, datalist, checkpoint, tmp_path / "first", **few)
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        stop_in_step(3, patched)
+        with pytest.raises(Ended):
+            train(method, datalist, checkpoint, tmp_path / "second", **few)
+    signal.signal(signal.SIGTERM, before)
+    stopped = torch.load(tmp_path / "second" / "last.pt", weights_only=True)["training"]
+    assert (stopped["iteration"], stopped["completed"]) == (3, False)
+    train(method, datalist, checkpoint, tmp_path / "second", resume=True, **few)
     first, second = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("first", "second"))
     for which in ("student", "teacher"):
         assert first.get(which, {}).keys() == second.get(which, {}).keys()
         assert all(torch.equal(tensor, second[which][name]) for name, tensor in first.get(which, {}).items())
     records = [(tmp_path / name / "history.jsonl").read_text(encoding="utf-8") for name in ("first", "second")]
     assert json.loads(records[0].splitlines()[-1]) == json.loads(records[1].splitlines()[-1])
+
+
+def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM arrives in the middle of step `number`; outside a training it raises `Ended`."""
+    original = SemiSupervisedTrainer._learn
+
+    def learn(trainer: SemiSupervisedTrainer, step: Step, batch: Any) -> dict[str, float]:
+        if trainer.state.iteration == number:
+            signal.raise_signal(signal.SIGTERM)
+        return original(trainer, step, batch)
+
+    def end(*_: Any) -> None:
+        raise Ended
+
+    monkeypatch.setattr(SemiSupervisedTrainer, "_learn", learn)
+    signal.signal(signal.SIGTERM, end)
 
 
 def steps_of(method: str, datalist: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[Step]:

@@ -1,4 +1,4 @@
-"""One folder over two processes."""
+"""One folder, and one training, over two processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from phnet_monai.networks import PHNet
+from phnet_monai.engines.run import bundle_folder, train_run
+from phnet_monai.networks import PHNet, with_sync_batch_norm
 
 
 @pytest.fixture
@@ -66,3 +67,54 @@ def test_two_processes_share_a_folder_and_make_one_summary(model: Path, tmp_path
     assert tables[0] == tables[1]
     assert "bad.png" in (tmp_path / "two" / "report.html").read_text(encoding="utf-8")
     assert call(torchrun, tmp_path / "two").stdout.count("7 finished earlier") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_by_the_command(datalist: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["train", str(datalist), str(tmp_path / "run"), "--profile", "smoke"]
+    done = subprocess.run(
+        [*launcher, "-m", "phnet_monai", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert len(saved["training"]["other_processes"]) == 1
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["last"]["epoch"] == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["finalize"]
+
+
+def test_its_overlay_changes_nothing_in_a_process_of_its_own(datalist: Path, tmp_path: Path) -> None:
+    overlay = bundle_folder() / "configs" / "multi_gpu_train.json"
+    weights = []
+    for name, config in (("plain", []), ("overlay", [overlay])):
+        train_run(datalist, tmp_path / name, profile="smoke", config=config)
+        weights.append(torch.load(tmp_path / name / "last.pt", weights_only=True)["student"])
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_a_device_by_name_is_refused_for_several_processes(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="torchrun has started 2 processes; leave it at auto"):
+        train_run(datalist, tmp_path / "run", profile="smoke", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_statistics_over_all_processes() -> None:
+    network = PHNet("resnet18", "plain_unet", embedding_size=None, head_channels=4, unet_features=(4, 4, 4, 4, 4))
+    parameters = {id(parameter) for parameter in network.parameters()}
+    names = list(network.state_dict())
+    assert with_sync_batch_norm(network, False) is network
+    changed = with_sync_batch_norm(network)
+    kinds = [type(module) for module in changed.modules()]
+    assert torch.nn.SyncBatchNorm in kinds
+    assert torch.nn.BatchNorm2d not in kinds
+    assert {id(parameter) for parameter in changed.parameters()} == parameters  # an optimiser keeps them
+    assert list(changed.state_dict()) == names

@@ -82,6 +82,7 @@ def build(
     loader: dict[str, Any] | None = None,
     validate: bool = False,
     log: dict[str, Any] | None = None,
+    interval: int | None = None,
     **trainer: Any,
 ) -> SimpleNamespace:
     """Everything that `train.json` builds, wired in the same order. `handlers` come last but before the checkpoints."""
@@ -127,7 +128,8 @@ def build(
             optimizer,
             teacher=teacher,
             scheduler=scheduler,
-            handlers={"ema": run.ema, "hpc": run.hpc},
+            handlers={"ema": run.ema, "hpc": run.hpc, "log": run.log},
+            interval=interval,
             evaluator=run.evaluator if validate else None,
             input_size=SIZE,
             pad_value=0.33,

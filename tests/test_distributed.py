@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from phnet_monai.inference.shards import Shard, current_shard
+from phnet_monai.distributed import Shard, current_shard
 
 
 def test_shares_are_all_items_once() -> None:

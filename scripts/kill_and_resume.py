@@ -1,0 +1,204 @@
+"""Kill a training at random moments, resume it, and compare what it ends with to an unbroken run, bit for bit.
+
+    python scripts/kill_and_resume.py --kills 50
+
+Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a run is a process that is killed by
+SIGKILL, SIGTERM or SIGINT after a random time; the next one goes on with `resume`. When a run reaches its end, its
+weights (student, teacher), optimiser, memory bank, best checkpoint, scores and log are compared with those of the
+unbroken run, and a new run begins, until there were enough kills. After each kill the checkpoint must be readable.
+Exit code 1: something was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import mmap
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PHASES = ("start", "between steps", "step", "validation", "checkpoint", "end")
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+LENGTH = {"max_epochs": 4, "epoch_length": 5, "pretrain_epochs": 1, "batch_size": 4, "network_def#dropout": 0.3}
+
+
+def show_phases(board: mmap.mmap) -> None:
+    """Let this process write what it is doing into the first byte of `board`, for the parent to read."""
+    from ignite.engine import Events
+
+    from phnet_monai.engines import LesionEvaluator, SemiSupervisedTrainer
+
+    def during(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            before, board[0] = board[0], PHASES.index(name)
+            try:
+                return function(*arguments, **named)
+            finally:
+                board[0] = before
+
+        return call
+
+    run = SemiSupervisedTrainer.run
+
+    def with_events(trainer: Any) -> None:
+        trainer.add_event_handler(Events.EPOCH_STARTED, lambda: board.__setitem__(0, PHASES.index("between steps")))
+        run(trainer)
+        board[0] = PHASES.index("end")
+
+    SemiSupervisedTrainer.run = with_events  # type: ignore[method-assign]
+    SemiSupervisedTrainer._iteration = during("step", SemiSupervisedTrainer._iteration)  # type: ignore[method-assign]
+    LesionEvaluator.run = during("validation", LesionEvaluator.run)  # type: ignore[method-assign]
+    torch.save = during("checkpoint", torch.save)
+
+
+def life(datalist: Path, folder: Path, overrides: dict[str, Any], method: str, board: mmap.mmap) -> int:
+    """A process that trains to the end; its number. A fork: a life need not begin with ten seconds of imports."""
+    board[0] = PHASES.index("start")
+    child = os.fork()
+    if child:
+        return child
+    from phnet_monai.engines.run import train_run
+
+    code = 1
+    try:
+        os.dup2(os.open(folder.parent / f"{folder.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        show_phases(board)
+        train_run(datalist, folder, profile="smoke", method=method, resume=True, device="cpu", overrides=overrides)
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """Where two checkpoints differ."""
+    if isinstance(first, torch.Tensor):
+        return [] if isinstance(second, torch.Tensor) and torch.equal(first, second) else [where]
+    if isinstance(first, dict) and isinstance(second, dict):
+        if first.keys() != second.keys():
+            return [f"{where}: other names"]
+        names = [name for name in first if name != "random"]  # numbers to come: every epoch begins with new ones
+        return [line for name in names for line in differences(first[name], second[name], f"{where}/{name}")]
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
+        pairs = enumerate(zip(first, second, strict=True))
+        return [line for number, pair in pairs for line in differences(*pair, f"{where}/{number}")]
+    return [] if first == second else [where]
+
+
+def compare(whole: Path, other: Path) -> list[str]:
+    """Everything in which a resumed run differs from the unbroken one."""
+    from phnet_monai.networks import read_checkpoint
+
+    found = []
+    for name in ("last.pt", "best.pt"):  # `previous.pt` may be of an interrupted step
+        found += differences(read_checkpoint(whole / name), read_checkpoint(other / name), name)
+    for name in ("history.jsonl", "run.json"):
+        texts = [(folder / name).read_text(encoding="utf-8").replace(str(folder), "") for folder in (whole, other)]
+        found += [] if texts[0] == texts[1] else [name]
+    return found + [str(path) for path in other.glob(".*.part")]
+
+
+def check_after_kill(folder: Path, name: str, status: int, finished: bool) -> list[str]:
+    """What a kill may not do: end otherwise than the signal says, leave a checkpoint that cannot be read."""
+    from phnet_monai.networks import read_checkpoint
+
+    found = []
+    expected = {"SIGKILL": -signal.SIGKILL, "SIGTERM": -signal.SIGTERM, "SIGINT": 130}[name]
+    code = os.waitstatus_to_exitcode(status)
+    if code != expected and not finished:
+        found.append(f"{folder.name}: ended with {code} after {name}, expected {expected}")
+    for file in ("last.pt", "previous.pt"):
+        if (folder / file).is_file():
+            read_checkpoint(folder / file)
+    return found
+
+
+def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval: int | None) -> dict[str, Any]:
+    """Runs until there were `kills` kills; what happened, and what was lost."""
+    from phnet_monai.data import prepare_folder, write_phantoms
+
+    draws = random.Random(seed)
+    datalist = prepare_folder(write_phantoms(work / "phantoms", 24, size_range=(40, 72)), work / "data", labeled=6)
+    overrides = {**LENGTH, "checkpoints#interval": interval}
+    board = mmap.mmap(-1, 1)
+    start = time.monotonic()
+    _, status = os.waitpid(life(datalist, work / "whole", overrides, method, board), 0)
+    whole_seconds = time.monotonic() - start
+    if status:
+        raise RuntimeError(f"the unbroken run failed: {(work / 'whole.log').read_text(encoding='utf-8')}")
+    runs, done, lost = 0, 0, []
+    where: Counter[str] = Counter()
+    while done < kills:
+        folder = work / f"run{runs}"
+        while True:
+            child = life(datalist, folder, overrides, method, board)
+            name = draws.choice(list(SIGNALS)) if done < kills else None
+            if name is not None:
+                time.sleep(draws.uniform(0.05, 0.6) * whole_seconds)
+                phase = PHASES[board[0]]
+                os.kill(child, SIGNALS[name])
+            _, status = os.waitpid(child, 0)
+            if os.waitstatus_to_exitcode(status) == 0:  # it was quicker
+                break
+            if name is None:
+                lost.append(f"{folder.name}: a life that was not killed failed, see its log")
+                break
+            done += 1
+            where[f"{name} in {phase}"] += 1
+            lost += check_after_kill(folder, name, status, phase == "end")
+        runs += 1
+        lost += [f"{folder.name}: {line}" for line in compare(work / "whole", folder)]
+        print(f"{done} kills, {runs} runs, {len(lost)} differences", file=sys.stderr)
+    return {
+        "kills": done,
+        "runs": runs,
+        "unbroken_seconds": round(whole_seconds, 1),
+        "method": method,
+        "interval": interval,
+        "seed": seed,
+        "where": dict(sorted(where.items())),
+        "lost": lost,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--method", default="phnet")
+    parser.add_argument("--interval", type=int, default=3, help="steps between checkpoints; 0: at ends of epochs only")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # a fork must not inherit a pool of threads
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        result = kill_and_resume(
+            Path(folder),
+            kills=arguments.kills,
+            seed=arguments.seed,
+            method=arguments.method,
+            interval=arguments.interval or None,
+        )
+    print(json.dumps(result, indent=2))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 1 if result["lost"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

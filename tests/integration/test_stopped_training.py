@@ -1,0 +1,158 @@
+"""`phnet train` that is ended by signals, kills and broken numbers, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from phnet_monai.cli.main import main
+from phnet_monai.engines import SemiSupervisedTrainer, Step
+
+LINE = ["--profile", "smoke", "--device", "cpu", "--epoch_length", "3"]
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Any) -> None:
+    original = SemiSupervisedTrainer._learn
+
+    def learn(trainer: SemiSupervisedTrainer, step: Step, batch: Any) -> dict[str, float]:
+        if trainer.state.iteration == number:
+            do(trainer, batch)
+        return original(trainer, step, batch)
+
+    monkeypatch.setattr(SemiSupervisedTrainer, "_learn", learn)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "last.pt", weights_only=True)["student"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    assert main(["train", str(datalist), str(run), *LINE]) == 0
+    return run
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals(
+    number: int,
+    code: int,
+    datalist: Path,
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The step is finished and saved, the exit code tells, and `--resume` ends with the weights of an unbroken run."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, interrupt))
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        at_step(patched, 4, lambda trainer, batch: signal.raise_signal(number))
+        assert main(["train", str(datalist), str(run), *LINE]) == code
+    assert f"saved {run / 'last.pt'} after step 4; resume goes on from there" in capfd.readouterr().err
+    assert not (run / "run.json").exists()
+    assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
+    first, second = weights(unbroken), weights(run)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    rows = [(folder / "history.jsonl").read_text(encoding="utf-8") for folder in (unbroken, run)]
+    assert rows[0] == rows[1]
+    assert not list(run.glob(".*.part"))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed(datalist: Path, unbroken: Path, tmp_path: Path) -> None:
+    """SIGKILL once the first epoch is saved; the harness of many kills is `scripts/kill_and_resume.py`."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "phnet_monai", "train", str(datalist), str(run), *LINE]
+    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    while not (run / "last.pt").exists() and child.poll() is None:
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
+    first, second = weights(unbroken), weights(run)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def spoil(trainer: SemiSupervisedTrainer, batch: Any) -> None:
+    batch["labeled"]["image"][0] = torch.nan
+
+
+def test_a_broken_batch_ends_the_run(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    at_step(monkeypatch, 5, spoil)
+    assert main(["train", str(datalist), str(run), *LINE]) == 2
+    error = capsys.readouterr().err
+    assert "epoch 2, iteration 5: the loss is not finite (labeled = nan" in error
+    assert "Traceback" not in error
+    saved = torch.load(run / "last.pt", weights_only=True)
+    assert saved["training"]["iteration"] == 3  # the last good one
+    assert all(tensor.isfinite().all() for tensor in saved["student"].values() if tensor.is_floating_point())
+
+
+def test_a_broken_batch_can_be_passed_over(datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    at_step(monkeypatch, 5, spoil)
+    assert main(["train", str(datalist), str(run), *LINE, "--train#trainer#on_nonfinite", "skip"]) == 0
+    rows = [json.loads(line)["train"] for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["skipped"] for row in rows] == [0, pytest.approx(1 / 3)]
+    assert all(tensor.isfinite().all() for tensor in weights(run).values() if tensor.is_floating_point())
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, original, saves = tmp_path / "run", torch.save, []
+
+    def save(content: Any, stream: Any) -> None:
+        saves.append(content)
+        if "training" in content and content["info"]["epoch"] == 2:
+            raise OSError(28, "No space left on device", str(run / "last.pt"))
+        original(content, stream)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", save)
+        assert main(["train", str(datalist), str(run), *LINE]) == 2
+    assert f"{run / 'last.pt'}: No space left on device" in capsys.readouterr().err
+    assert torch.load(run / "last.pt", weights_only=True)["info"]["epoch"] == 1
+    assert not list(run.glob(".*.part"))
+    assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_truncated_checkpoint_falls_back(
+    size: int, datalist: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(datalist), str(run), *LINE]) == 0
+    last = run / "last.pt"
+    content = last.read_bytes()
+    last.unlink()
+    last.write_bytes(content[: len(content) * size // 4])
+    assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
+    assert f"Going on from {run / 'previous.pt'}" in capsys.readouterr().err
+    first, second = weights(unbroken), weights(run)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_grid_that_does_not_divide_is_refused(
+    datalist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(datalist), str(tmp_path / "run"), *LINE, "--grid_size", "7"]) == 2
+    error = capsys.readouterr().err
+    assert "7" in error
+    assert "64" in error
+    assert "Traceback" not in error
