@@ -194,9 +194,11 @@ class SemiSupervisedTrainer(Trainer):
     def _iteration(  # type: ignore[override]
         self, engine: Engine, batchdata: dict[str, Any]
     ) -> list[dict[str, float]]:
+        # a list, as outputs of MONAI's trainers: its handlers read the first
         step = self.state.step = Step()
-        if self.on_nonfinite == "stop":
-            return self._learn(step, batchdata)
+        return [self._learn(step, batchdata) if self.on_nonfinite == "stop" else self._learn_or_skip(step, batchdata)]
+
+    def _learn_or_skip(self, step: Step, batchdata: dict[str, Any]) -> dict[str, float]:
         # a forward pass changes the statistics of batch normalisation before the loss is known
         buffers = [buffer for network in self.trained for buffer in network.buffers()]
         before = [buffer.clone() for buffer in buffers]
@@ -247,7 +249,7 @@ class SemiSupervisedTrainer(Trainer):
         if self.on_nonfinite == "skip":
             step.scalars["skipped"] = 0.0
         step.scalars["rate"] = self.optimizer.param_groups[0]["lr"]
-        return [self._summary(step, total)]  # a list, as outputs of MONAI's trainers: its handlers read the first
+        return self._summary(step, total)
 
     def _backward(self, step: Step, total: Tensor) -> None:
         if self.together is None:
