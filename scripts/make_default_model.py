@@ -4,8 +4,9 @@
 
 BUSI with its images without lesion, `grouped` split, all training images labeled, `cpu` profile, EMA teacher of a
 supervised training (`configs/options/default_model.json`). Validation and test part are never trained on; BUS-BRA is
-external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same) and its card,
-`bundle/docs/model_card.md` with its figures in `model_card.json`. After a stop, the same command goes on.
+external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same), the same tensors as
+`model.safetensors`, their digests, and the card, `bundle/docs/model_card.md` with its figures in `model_card.json`.
+After a stop, the same command goes on.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ from phnet_monai.data.datalist import load_part, write_datalist
 from phnet_monai.engines.run import bundle_folder, evaluate_run, overlay_files, train_run
 from phnet_monai.files import atomic_writer, sha256_of, write_json
 from phnet_monai.networks import load_checkpoint
+from phnet_monai.networks.digests import record_digests
+from phnet_monai.networks.tensor_file import safetensors_bytes
 
 SEED = 0
 RECIPE = {"profile": "cpu", "method": "sup_only_ema", "config": ["options/default_model"], "seed": SEED}
 SAME = 5e-4  # half precision ships if no score moves by more
 SCORES = ("pooled_dice", "dice_mean")
+MODELS = ("model.pt", "model.safetensors")
+TOLD = ("network", "input", "method")  # what model.safetensors tells of its network
 
 
 def busi(source: Path, work: Path) -> Path:
@@ -70,14 +75,17 @@ def _half(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
 
 
-def export(checkpoint: Path, *, rounded: bool) -> Path:
-    """bundle/models/model.pt and its digest."""
-    network, _ = load_checkpoint(checkpoint)
+def export(checkpoint: Path, *, rounded: bool) -> list[Path]:
+    """model.pt and model.safetensors of the bundle's models, and their digests beside them."""
+    network, info = load_checkpoint(checkpoint)
     weights = {name: _half(t) if rounded else t for name, t in network.state_dict().items()}
-    path = bundle_folder() / "models" / "model.pt"
-    with atomic_writer(path) as stream:
+    plain, safe = (bundle_folder() / "models" / name for name in MODELS)
+    with atomic_writer(plain) as stream:
         torch.save(weights, stream)
-    return path
+    with atomic_writer(safe) as stream:
+        stream.write(safetensors_bytes(weights, {key: info[key] for key in TOLD}))
+    record_digests(plain.parent, list(MODELS))
+    return [plain, safe]
 
 
 def figures(checkpoint: Path, parts: dict[str, tuple[Path, str]], work: Path, name: str) -> dict[str, Any]:
@@ -125,8 +133,9 @@ def card_text(card: dict[str, Any]) -> str:
         cores=card["machine"]["cores"],
         torch=card["machine"]["torch"],
         precision=card["precision"],
-        megabytes=f"{card['bytes'] / 1e6:.1f}",
-        sha256=card["sha256"],
+        megabytes=f"{card['files']['model.pt']['bytes'] / 1e6:.1f}",
+        sha256_pt=card["files"]["model.pt"]["sha256"],
+        sha256_safetensors=card["files"]["model.safetensors"]["sha256"],
         labeled=card["counts"]["labeled"],
         rows="\n".join(rows),
     )
@@ -148,11 +157,9 @@ def main() -> None:
     rounded = half(checkpoint, args.work)
     halved = figures(rounded, parts, args.work, "half")
     fits = same(full, halved)
-    path = export(checkpoint, rounded=fits)
+    paths = export(checkpoint, rounded=fits)
     card = {
-        "model": path.name,
-        "sha256": sha256_of(path),
-        "bytes": path.stat().st_size,
+        "files": {path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths},
         "precision": "half" if fits else "single",
         "recipe": RECIPE,
         "counts": {part: len(load_part(datalist, part)) for part in ("labeled", "validation", "test")},
@@ -164,7 +171,8 @@ def main() -> None:
     write_json(bundle_folder() / "docs" / "model_card.json", card)
     with atomic_writer(bundle_folder() / "docs" / "model_card.md") as stream:
         stream.write(card_text(card).encode("utf-8"))
-    print(f"{path}: {card['bytes']} bytes, {card['precision']} precision, sha256 {card['sha256']}")
+    for name, file in card["files"].items():
+        print(f"{name}: {file['bytes']} bytes, {card['precision']} precision, sha256 {file['sha256']}")
     for part, summary in card["scores"].items():
         print(f"{part}: pooled Dice {summary['pooled_dice']:.4f}, per image {summary['dice_mean']:.4f}")
 

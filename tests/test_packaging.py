@@ -21,7 +21,7 @@ from phnet_monai import __version__
 ROOT = Path(__file__).parents[1]
 NOT_SOURCE = (".git", ".venv", ".*_cache", "__pycache__", "dist", "build", "demo_out", "shared", "*.pt")
 STRAY = ("runs/phnet/last.pt", "eval/mask.png", "data/datalist.json", "models/other.pt")
-MODEL = "bundle/models/model.pt"
+MODELS = ("bundle/models/model.pt", "bundle/models/model.safetensors", "bundle/models/SHA256SUMS")
 
 
 def call(words: Sequence[str | Path], *, cwd: Path, **environment: str) -> str:
@@ -40,7 +40,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("hatchling", reason="needs phnet-monai[dev]")
     source = tmp_path_factory.mktemp("source") / "checkout"
     shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-    shutil.copy(ROOT / MODEL, source / MODEL)
+    for name in MODELS:
+        shutil.copy(ROOT / name, source / name)
     for name in STRAY:
         (source / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
         (source / "bundle" / name).write_bytes(b"left behind by a run")
@@ -73,7 +74,7 @@ def test_wheel_carries_package_bundle_and_licence(wheel: Path, names: list[str])
     wanted = (
         {f"phnet_monai/{name}" for name in configs}
         | set(modules)
-        | {"phnet_monai/bundle/LICENSE", f"phnet_monai/{MODEL}"}
+        | {"phnet_monai/bundle/LICENSE", *(f"phnet_monai/{name}" for name in MODELS)}
     )
     assert sorted(wanted - set(names)) == []
     info = f"phnet_monai-{__version__}.dist-info"
@@ -85,7 +86,9 @@ def test_wheel_carries_nothing_else(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     assert tops == {"phnet_monai", f"phnet_monai-{__version__}.dist-info"}
     assert len(set(names)) == len(names)
-    assert [name for name in names if re.search(r"\.(pt|ts|png|pyc)$", name)] == [f"phnet_monai/{MODEL}"]
+    models = [f"phnet_monai/{name}" for name in MODELS]
+    assert sorted(name for name in names if name.startswith("phnet_monai/bundle/models/")) == sorted(models)
+    assert [name for name in names if re.search(r"\.(pt|ts|png|pyc)$", name)] == models[:1]
 
 
 def test_wheel_declares_version_needs_and_command(wheel: Path) -> None:

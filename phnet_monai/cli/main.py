@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end the job
             stream.reconfigure(errors="backslashreplace")
+    # where MLflow is installed, importing MONAI imports it, and it would tell its makers of its use
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         with _terminated_like_interrupted():
             return run(list(sys.argv[1:] if argv is None else argv))

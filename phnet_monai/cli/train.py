@@ -21,6 +21,7 @@ def train(
     device: str = "auto",
     amp: Literal["off", "bf16", "fp16"] | None = None,
     allow_leak: bool = False,
+    tracking: Literal["mlflow"] | None = None,
     **overrides: Any,
 ) -> int:
     """Train a network on the datalist of `phnet prepare`.
@@ -44,6 +45,7 @@ def train(
         device: auto, cpu, cuda, cuda:1, ...
         amp: reduced precision on a GPU; the profile decides where it is not given
         allow_leak: train although one image, patient or scan is on two sides of the split
+        tracking: mlflow keeps losses and scores in OUT/mlruns.db too, or where MLFLOW_TRACKING_URI says
         overrides: values of the configuration, by their ids
     """
     from phnet_monai.inference.files import check_out
@@ -76,6 +78,7 @@ def train(
         resume=resume,
         device=device,
         amp=amp,
+        tracking=tracking,
         overrides=overrides,
         allow_leak=allow_leak,
     )

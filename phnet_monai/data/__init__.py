@@ -10,6 +10,7 @@ from phnet_monai.data.datalist import load_datalist, load_meta, load_part, summa
 from phnet_monai.data.decode import IMAGE_SUFFIXES, DecodeError, read_image, read_mask
 from phnet_monai.data.leaks import LeakError, check_leaks, find_leaks
 from phnet_monai.data.near_duplicates import near_duplicate_groups, near_duplicate_pairs
+from phnet_monai.data.neighbours import images_beside
 from phnet_monai.data.phantom import make_phantom, write_phantoms
 from phnet_monai.data.prepare import prepare_busbra, prepare_busi, prepare_folder
 from phnet_monai.data.records import Record
@@ -30,6 +31,7 @@ __all__ = [
     "find_layout",
     "find_leaks",
     "find_marks",
+    "images_beside",
     "load_datalist",
     "load_meta",
     "load_part",

@@ -17,6 +17,7 @@ from phnet_monai.data import check_leaks, load_datalist, load_part
 from phnet_monai.data.splits import PARTS
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
+from phnet_monai.engines.tracking import check_tracking, track
 from phnet_monai.files import write_json
 from phnet_monai.networks import Ensemble, load_ensemble, read_checkpoint
 
@@ -202,6 +203,7 @@ def train_run(
     resume: bool = False,
     device: str = "auto",
     amp: str | None = None,
+    tracking: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     allow_leak: bool = False,
 ) -> dict[str, Any]:
@@ -213,9 +215,12 @@ def train_run(
         `{"best": {"score", "epoch"}, "last": {...}, "out"}`, also written to `out`/run.json beside the composed config.
 
     Raises:
-        FileNotFoundError, FileExistsError, ConfigError, CheckpointError, LeakError: before any work starts.
+        FileNotFoundError, FileExistsError, ConfigError, CheckpointError, LeakError, TrackingError, MissingExtraError:
+            before any work starts.
     """
     out = Path(out)
+    if tracking is not None:
+        check_tracking(tracking)
     shard = current_shard()
     if shard.world > 1 and device != "auto":
         raise ValueError(f"device is {device!r}, but torchrun has started {shard.world} processes; leave it at auto")
@@ -245,6 +250,8 @@ def train_run(
         resume and (out / "config.json").is_file()
     ):  # a refused resume must not replace what was trained
         write_json(out / "config.json", parser.get())
+    if tracking is not None:
+        track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
     run(parser)
     saved = parser.get_parsed_content("checkpoints")
     result = {

@@ -191,10 +191,14 @@ class SemiSupervisedTrainer(Trainer):
             self.interruption.pending = greatest(pending, self.state.device) or None
         self.interruption.release()
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, float]:
+    def _iteration(  # type: ignore[override]
+        self, engine: Engine, batchdata: dict[str, Any]
+    ) -> list[dict[str, float]]:
+        # a list, as outputs of MONAI's trainers: its handlers read the first
         step = self.state.step = Step()
-        if self.on_nonfinite == "stop":
-            return self._learn(step, batchdata)
+        return [self._learn(step, batchdata) if self.on_nonfinite == "stop" else self._learn_or_skip(step, batchdata)]
+
+    def _learn_or_skip(self, step: Step, batchdata: dict[str, Any]) -> dict[str, float]:
         # a forward pass changes the statistics of batch normalisation before the loss is known
         buffers = [buffer for network in self.trained for buffer in network.buffers()]
         before = [buffer.clone() for buffer in buffers]

@@ -22,6 +22,7 @@ from phnet_monai.handlers.training_log import TrainingLog
 from phnet_monai.handlers.u2pl import U2PL
 from phnet_monai.handlers.ua_mt import UncertaintyAwareMeanTeacher
 from phnet_monai.handlers.unimatch import UniMatch
+from phnet_monai.handlers.update_model import UpdateModel
 from phnet_monai.handlers.write_scores import WriteScores
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "TrainingLog",
     "UncertaintyAwareMeanTeacher",
     "UniMatch",
+    "UpdateModel",
     "WriteScores",
     "ema_update",
     "load_labeler",

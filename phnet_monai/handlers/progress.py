@@ -39,7 +39,7 @@ class Progress:
     def step(self, engine: Engine) -> None:
         assert self.bar is not None
         self.bar.update()
-        output: Any = engine.state.output
+        output: Any = engine.state.output[0]  # type: ignore[index]
         self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{output['loss']:.3f}", refresh=False)
 
     def close(self, engine: Engine) -> None:

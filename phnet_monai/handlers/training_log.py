@@ -24,7 +24,8 @@ class TrainingLog:
 
     TensorBoard (`folder`/tensorboard): `train/<name>` every `interval` steps, `validation/<name>` every epoch that
     validates, `unlabeled/<name>` where pseudo-labels are scored, `panels` every `panel_epochs` epochs.
-    `folder`/history.jsonl: one line an epoch, means over its steps (those of skipped steps are left out).
+    `folder`/history.jsonl: one line an epoch, means over its steps (those of skipped steps are left out). The means are
+    in `engine.state.metrics` too, where trackers such as MONAI's `MLFlowHandler` look for them.
 
     Of several joined processes the first writes: scalars of its own steps to TensorBoard, means over all processes to
     the history.
@@ -103,7 +104,7 @@ class TrainingLog:
             stream.write("".join(f"{line}\n" for line in kept).encode())
 
     def log_step(self, engine: Engine) -> None:
-        output: Any = engine.state.output
+        output: Any = engine.state.output[0]  # type: ignore[index]
         for name, value in output.items():
             if not math.isfinite(value):  # of a skipped step
                 continue
@@ -119,7 +120,9 @@ class TrainingLog:
         sums, counts = self._of_all_processes()
         if self.writer is None:  # not the first process
             return
-        row["train"] = {name: sums[name] / counts[name] for name in sorted(sums)}
+        means = {name: sums[name] / counts[name] for name in sorted(sums)}
+        row["train"] = means
+        engine.state.metrics.update(means)
         for part, evaluator in self.evaluators.items():
             metrics = {} if evaluator is None else dict(evaluator.state.metrics)
             if metrics:

@@ -74,7 +74,8 @@ def load_model(
     Raises:
         FileNotFoundError: there is no such file, or no model in the bundle.
         ArchiveError: a zip file is damaged, too large, or would leave its folder.
-        CheckpointError: damaged or foreign files, weights that are not finite, networks that do not fit together.
+        CheckpointError: damaged or foreign files, files that are not those of `SHA256SUMS` beside them,
+            weights that are not finite, networks that do not fit together.
         MissingExtraError: the runtime is not installed.
         BackendError: it cannot use the device.
         ValueError: unknown backend or device, or a backend that does not run this kind of file.
@@ -99,14 +100,14 @@ def _load(files: Sequence[Path], device: str | torch.device, backend: str, which
 
 
 def default_model() -> Path:
-    """The model that comes with the package: `models/model.pt` of its bundle.
+    """The model that comes with the package: `models/model.safetensors` of its bundle.
 
     Raises:
         FileNotFoundError: this installation has none.
     """
     from phnet_monai.engines.run import bundle_folder
 
-    path = bundle_folder() / "models" / "model.pt"
+    path = bundle_folder() / "models" / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: this installation of phnet-monai comes without its default model. Give --model with a checkpoint "
@@ -186,10 +187,12 @@ def _load_weights(files: Sequence[Path], device: str | torch.device, which: str)
 def _open_export(file: Path, backend: str, device: str | torch.device, which: str) -> LoadedModel:
     from phnet_monai.device import pick_device
     from phnet_monai.inference.backends import open_onnx, open_openvino, open_torchscript
+    from phnet_monai.networks.digests import check_digest
 
     fall_back = device == "auto"
     device = pick_device(device)
     path = model_file(file)
+    check_digest(path)
     if backend == "torchscript":
         opened = open_torchscript(path, device)
     else:

@@ -13,6 +13,7 @@ from torch import nn
 
 from phnet_monai.files import atomic_writer
 from phnet_monai.networks.description import CheckpointError, bundle_model, check_info, described
+from phnet_monai.networks.digests import check_digest, read_digests, record_digests
 from phnet_monai.networks.ensemble import Ensemble, Fitted, network_argument
 from phnet_monai.networks.phnet import PHNet
 from phnet_monai.networks.tensor_file import is_safetensors, read_safetensors
@@ -26,7 +27,8 @@ MAX_ARGUMENT = 8_192
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Tensors and plain values of a checkpoint file (`weights_only=True`: a pickled program is refused).
 
-    A safetensors file of `phnet export` is read as a checkpoint with one network.
+    A safetensors file of `phnet export` is read as a checkpoint with one network. Where `SHA256SUMS` beside the file
+    names it, as beside shipped weights, its digest must fit.
 
     Raises:
         FileNotFoundError, CheckpointError.
@@ -34,6 +36,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
+    check_digest(path)
     if is_safetensors(path):
         return read_safetensors(path)
     _check_expansion(path)
@@ -206,7 +209,10 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: str
 
 
 def export_state_dict(checkpoint: str | Path, out: str | Path, which: str = "teacher") -> Path:
-    """Write `models/model.pt` of a bundle: the plain state dict of the network without projector, atomically."""
+    """Write `models/model.pt` of a bundle: the plain state dict of the network without projector, atomically.
+
+    Where `SHA256SUMS` beside it names the file, the new digest takes the place of the old one.
+    """
     network, _ = load_checkpoint(checkpoint, which=which)
     if isinstance(network, Ensemble):
         raise CheckpointError(
@@ -215,4 +221,6 @@ def export_state_dict(checkpoint: str | Path, out: str | Path, which: str = "tea
         )
     with atomic_writer(out) as stream:
         torch.save(network.state_dict(), stream)
+    if Path(out).name in read_digests(Path(out).parent):
+        record_digests(Path(out).parent, [Path(out).name])
     return Path(out)

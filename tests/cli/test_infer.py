@@ -230,7 +230,7 @@ def test_the_model_that_comes_with_the_package(images: Path, tmp_path: Path) -> 
     out = tmp_path / "o"
     assert main(["infer", str(images), str(out), "--device", "cpu", "--quiet"]) == 0
     settings = json.loads((out / "run.json").read_text())["settings"]
-    assert (settings["model"], settings["size"]) == ("model.pt", 160)
+    assert (settings["model"], settings["size"]) == ("model.safetensors", 160)
 
 
 def test_wrong_paths_are_answered_before_torch_is_loaded(tmp_path: Path) -> None:

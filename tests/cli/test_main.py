@@ -136,13 +136,24 @@ def test_python_dash_m(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"phnet {__version__}\n")
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "true"), ("false", "false")])
+def test_mlflow_tells_nobody_of_its_use_unless_asked(
+    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    if before is not None:
+        monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", before)
+    assert main(["--version"]) == 0
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == after
+
+
 def test_train_hands_everything_on(calls: Calls, datalist: Path, tmp_path: Path) -> None:
     for name in ("a.json", "b,1.json", "c.json", "start.pt"):
         (tmp_path / name).write_text("{}")
     words = ["train", str(datalist), str(tmp_path / "2024"), "--profile", "smoke", "--method", "sup_only"]
     words += ["--config", f"{tmp_path}/a.json,{tmp_path}/c.json", "--config", f"{tmp_path}/b,1.json", "--seed=7"]
     words += ["--init", f"{tmp_path}/start.pt", "--device", "cpu", "--amp", "off"]
-    words += ["--optimizer#lr", "0.01", "--max_epochs=3"]
+    words += ["--tracking", "mlflow", "--optimizer#lr", "0.01", "--max_epochs=3"]
     assert main(words) == 0
     assert calls == [
         (
@@ -158,6 +169,7 @@ def test_train_hands_everything_on(calls: Calls, datalist: Path, tmp_path: Path)
                 "resume": False,
                 "device": "cpu",
                 "amp": "off",
+                "tracking": "mlflow",
                 "overrides": {"optimizer#lr": 0.01, "max_epochs": 3},
                 "allow_leak": False,
             },

@@ -320,7 +320,7 @@ def test_one_weight_and_its_exact_numbers():
         train_handlers=[IMAS(lambda image, valid, generator: image / 2, threshold=0.9, floor=0.2, box_side=(0.0, 0.0))],
     )
     trainer.run()
-    output = trainer.state.output
+    (output,) = trainer.state.output
 
     def cross_entropy(logit: float) -> float:
         return float(np.log1p(np.exp(-logit)))

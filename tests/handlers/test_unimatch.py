@@ -253,6 +253,6 @@ def test_one_weight_and_its_exact_numbers():
     trainer.run()
     p = 1 / (1 + np.exp(-1))  # of lesion, 0.73: confident
     labeled, own = -np.log(1 - p), -np.log(p)
-    assert trainer.state.output["loss"] == pytest.approx((labeled + (0.25 + 0.25 + 0.5) * own) / 2, rel=1e-6)
+    assert trainer.state.output[0]["loss"] == pytest.approx((labeled + (0.25 + 0.25 + 0.5) * own) / 2, rel=1e-6)
     gradient = 0.5 * (p * 0.5 + (p - 1) * 0.5)  # d logit / d weight = 0.5
     assert network.weight.item() == pytest.approx(2 - 0.1 * gradient, rel=1e-6)

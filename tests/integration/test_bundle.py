@@ -81,6 +81,7 @@ ALLOWED = (
     r"import (torch|phnet_monai)",
     r"from phnet_monai\.data import decode",
     r"torch\.device\('cuda' if torch\.cuda\.is_available\(\) else 'cpu'\)",
+    r"phnet_monai\.distributed\.local_device\(\)",
     r"REF\.(parameters|run)\(\)",
     r"REF\.to\(REF\)",
     rf"{TEXT}( \+ {TEXT})*",

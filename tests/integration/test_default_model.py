@@ -18,17 +18,35 @@ from phnet_monai.data import read_image, read_mask
 from phnet_monai.engines.run import bundle_folder
 from phnet_monai.inference import Predictor
 from phnet_monai.inference.models import default_model
+from phnet_monai.networks import load_checkpoint, read_checkpoint
+from phnet_monai.networks.digests import read_digests
 
 ROOT = Path(__file__).parents[2]
 CARD = json.loads((bundle_folder() / "docs" / "model_card.json").read_text(encoding="utf-8"))
 
 
-def test_it_is_small_plain_and_the_one_of_its_card() -> None:
-    content = default_model().read_bytes()
-    assert len(content) == CARD["bytes"] < 25_000_000
-    assert hashlib.sha256(content).hexdigest() == CARD["sha256"]
-    assert CARD["sha256"] in (bundle_folder() / "docs" / "model_card.md").read_text(encoding="utf-8")
-    weights = torch.load(default_model(), weights_only=True)
+MODELS = bundle_folder() / "models"
+
+
+def test_the_files_are_small_and_those_of_the_card() -> None:
+    card = (bundle_folder() / "docs" / "model_card.md").read_text(encoding="utf-8")
+    assert set(CARD["files"]) == set(read_digests(MODELS)) == {"model.pt", "model.safetensors"}
+    for name, told in CARD["files"].items():
+        content = (MODELS / name).read_bytes()
+        assert len(content) == told["bytes"] < 25_000_000
+        assert hashlib.sha256(content).hexdigest() == told["sha256"] == read_digests(MODELS)[name]
+        assert told["sha256"] in card
+
+
+def test_it_is_plain_and_in_both_files_the_same() -> None:
+    assert default_model() == MODELS / "model.safetensors"
+    weights = torch.load(MODELS / "model.pt", weights_only=True)
+    safe = read_checkpoint(default_model())
+    assert list(safe["student"]) == sorted(weights)
+    assert all(torch.equal(safe["student"][name], tensor) for name, tensor in weights.items())
+    assert safe["info"]["input"] == {"size": 160, "pad_value": 0.33}
+    networks = [load_checkpoint(MODELS / name)[0] for name in CARD["files"]]
+    assert networks[0].arguments == networks[1].arguments  # the one from inference.json, the other from its own file
     assert all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
     assert all(bool(torch.isfinite(t).all()) for t in weights.values() if t.is_floating_point())
     assert {t.dtype for t in weights.values() if t.is_floating_point()} == {torch.float16}

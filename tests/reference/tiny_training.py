@@ -58,7 +58,7 @@ class Recorder:
 
     def __call__(self, engine: Any) -> None:
         self.steps.append(engine.state.step)
-        self.outputs.append(dict(engine.state.output))
+        self.outputs.append(dict(engine.state.output[0]))
         self.epochs.append(engine.state.epoch)
 
 
