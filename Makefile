@@ -14,7 +14,7 @@ demo: env
 	$(PY) -m phnet_monai demo demo_out
 
 test: env
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 coverage: env
 	$(PY) -m pytest --cov --cov-report=term
