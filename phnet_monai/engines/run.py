@@ -180,7 +180,10 @@ def run(parser: ConfigParser) -> None:
             if name in parser:
                 parser.get_parsed_content(name)
     except RuntimeError as error:
-        raise _own_error(error) from None
+        own = _own_error(error)
+    else:
+        return
+    raise own  # not within `except`, which would replace the error that stands behind it (a full disk, say)
 
 
 def _own_error(error: BaseException) -> BaseException:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import runpy
 import shutil
 import subprocess
@@ -57,7 +56,6 @@ class Reader:
             if block.title:
                 (self.place / block.title).write_text(block.text, encoding="utf-8")
             elif block.language == "python":
-                self.prepare(re.findall(r'"([^"]+)"', block.text))
                 exec(compile(block.text, "a page", "exec"), {"__name__": "__main__"})
             elif block.language == "json":
                 json.loads(block.text)
