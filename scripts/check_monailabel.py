@@ -110,7 +110,8 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="zip of `package_bundle.py --label`")
     parser.add_argument("--work", type=Path, help="keep everything in this folder; default: a temporary one")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    # the app watches its study: a file of it may come while the folder is removed
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = (args.work or Path(temporary)).resolve()
         bundle = unpack(args.bundle, folder / "app" / "model")
         images = study(folder)
