@@ -3,9 +3,11 @@
     python scripts/benchmark_step.py --profile paper --steps 3
     python scripts/benchmark_step.py --profile cpu --steps 20
     python scripts/benchmark_step.py --contrast
+    python scripts/benchmark_step.py --profile paper --flops
 
 Runs the shipped `train.json` on phantoms with all patches of the last epoch shielded (30 %), random weights, no
 validation. Times are exclusive: a teacher pass inside the augmentation counts as a network pass.
+`--flops` runs nothing: parameters, and operations of a forward pass as torch counts them.
 """
 
 from __future__ import annotations
@@ -122,6 +124,26 @@ def print_shares(profile: str, shares: dict[str, float]) -> None:
     print(f"  all but network passes and optimiser: {100 * rest / total:.2f} %")
 
 
+def print_size(profile: str) -> None:
+    """Parameters, BN statistics, operations (a multiplication and an addition are two) of a forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from phnet_monai.engines.run import bundle_folder, compose, overlay
+
+    overrides = {"network_def#weights": None}
+    parser = compose(bundle_folder() / "configs" / "train.json", [overlay("profiles", profile)], overrides)
+    with torch.device("meta"):
+        network, size = parser.get_parsed_content("network_def").eval(), parser.get_parsed_content("size")
+        image = torch.empty(1, 1, size, size)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    statistics = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
+    print(f"profile {profile}: {parameters / 1e6:.1f} million parameters, {4 * statistics / 1e6:.2f} MB of statistics")
+    for name, call in (("with projector", network.forward_features), ("without", network)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call(image)
+        print(f"  forward, {size} x {size}, {name:<15}{counter.get_total_flops() / 1e9:8.1f} GFLOP")
+
+
 def contrast_once(share: float, size: int = 500, grid: int = 20, batch: int = 4) -> dict[str, float]:
     """Forward and backward of the contrast at paper size with `share` of the patches shielded; peak memory it added."""
     from phnet_monai.losses import HardPatchContrastiveLoss, MemoryBank
@@ -157,12 +179,15 @@ def main() -> None:
     parser.add_argument("--profile", choices=("paper", "cpu", "smoke"))
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--contrast", action="store_true")
+    parser.add_argument("--flops", action="store_true")
     parser.add_argument("--contrast-once", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contrast_once is not None:
         print(json.dumps(contrast_once(args.contrast_once)))
     elif args.contrast:
         contrast_table()
+    elif args.profile and args.flops:
+        print_size(args.profile)
     elif args.profile:
         print_shares(args.profile, step_shares(args.profile, args.steps))
     else:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from phnet_monai.data import make_phantom
+from phnet_monai.inference.zipped import unzip
 
 SIZES = ((120, 180), (160, 160), (301, 200), (90, 77))
 LINK = "_phnet_dependencies.pth"
@@ -71,8 +71,8 @@ def environment(folder: Path, wheel: Path, *, install: bool) -> Path:
 
 
 def unpack(bundle: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(bundle) as archive:
-        archive.extractall(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unzip(bundle, folder)
     (found,) = folder.iterdir()
     return found
 

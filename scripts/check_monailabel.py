@@ -18,7 +18,6 @@ import os
 import shutil
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,15 @@ from PIL import Image
 from phnet_monai.data import read_image, write_phantoms
 from phnet_monai.files import sha256_of
 from phnet_monai.inference import Predictor
+from phnet_monai.inference.zipped import unzip
 
 PHANTOMS, OUTLINED = 12, 6
 EXTRA = ".png"
 
 
 def unpack(bundle: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(bundle) as archive:
-        archive.extractall(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unzip(bundle, folder)
     (found,) = [path for path in folder.iterdir() if path.is_dir()]
     return found
 

@@ -20,12 +20,8 @@ TORCHSCRIPT = "phnet_monai/inference/backends.py"
 """The one place that loads a program, and says so."""
 
 
-OWN_WORK = {
-    "scripts/bundle_rules.py": ("loads TorchScript",),
-    "scripts/check_distribution.py": ("archive.extractall",),
-    "scripts/check_monailabel.py": ("archive.extractall",),
-}
-"""Scripts that open what they, or `package_bundle.py`, have just written."""
+OWN_WORK = {"scripts/bundle_rules.py": ("loads TorchScript",)}
+"""Scripts that open what they have just written."""
 
 
 def dotted(node: ast.AST) -> str:

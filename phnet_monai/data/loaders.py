@@ -223,8 +223,8 @@ def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int
     """
     shard = joined_shard()
     count = len(dataset)  # type: ignore[arg-type]
-    if count < shard.world and shard.world > 1:  # none at all is no fault of a single process
-        raise ValueError(f"{count} images cannot be evaluated by {shard.world} processes; start fewer of them")
     if shard.world > 1:
+        if count < shard.world:
+            raise ValueError(f"{count} images cannot be evaluated by {shard.world} processes; start fewer of them")
         dataset = Subset(dataset, shard.share(range(count)))
     return DataLoader(dataset, batch_size=batch_size, collate_fn=as_list, num_workers=num_workers)

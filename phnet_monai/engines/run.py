@@ -14,7 +14,6 @@ from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
 from phnet_monai.data import check_leaks, load_datalist, load_part
-from phnet_monai.data.splits import PARTS
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.engines.tracking import check_tracking, track
@@ -249,9 +248,8 @@ def train_run(
         values,
     )
     out.mkdir(parents=True, exist_ok=True)
-    if shard.first and not (
-        resume and (out / "config.json").is_file()
-    ):  # a refused resume must not replace what was trained
+    kept = resume and (out / "config.json").is_file()  # a refused resume must not replace what was trained
+    if shard.first and not kept:
         write_json(out / "config.json", parser.get())
     if tracking is not None:
         track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
@@ -303,11 +301,10 @@ def evaluate_run(
     """
     device = str(pick_device(device)) if device != "auto" else device
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
-    if part not in PARTS:
-        raise ValueError(f"part is {part!r}, expected one of {', '.join(PARTS)}.")
+    images = load_part(datalist, part)
     _read_datalist(datalist, allow_leak=allow_leak)
     network, info = load_ensemble(paths, which=which)
-    if not load_part(datalist, part):
+    if not images:
         raise ValueError(f"{datalist}: its part {part!r} holds no image to score; choose another, or prepare it again")
     files = [str(Path(path).resolve()) for path in paths]
     values = {

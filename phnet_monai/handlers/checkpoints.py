@@ -91,7 +91,7 @@ class SaveCheckpoints:
         self.evaluated = "student" if getattr(evaluator, "network", teacher) in (None, student) else "teacher"
         self.best_score, self.best_epoch = -math.inf, 0
         self.last_score: float | None = None
-        self._saved: tuple[int, bool] | None = None  # iteration, and whether the epoch was completed
+        self._saved: int | None = None  # the iteration of `last.pt`
         self._random: dict[str, Any] | None = None  # of a resumed run, until its first step
 
     def attach(self, engine: Engine) -> None:
@@ -126,11 +126,11 @@ class SaveCheckpoints:
     def save_interrupted(self, engine: Engine) -> None:
         """Before a signal ends the run: what was done since the last checkpoint."""
         iteration = engine.state.iteration
-        if iteration > 0 and (self._saved is None or self._saved[0] < iteration):
+        if iteration > 0 and (self._saved is None or self._saved < iteration):
             self._refuse_nonfinite(engine)
             self._save_last(engine, completed=False)
         if self._saved is not None and joined_shard().first:
-            _say(f"saved {self.folder / LAST} after step {self._saved[0]}; resume goes on from there")
+            _say(f"saved {self.folder / LAST} after step {self._saved}; resume goes on from there")
 
     def _save_within(self, engine: Engine) -> None:
         iteration = engine.state.iteration
@@ -143,7 +143,7 @@ class SaveCheckpoints:
         content = self._content(engine, self.last_score)
         content["training"] = self._training_state(engine, completed)
         self._write(LAST, content, keep=PREVIOUS)
-        self._saved = (engine.state.iteration, completed)
+        self._saved = engine.state.iteration
 
     def _refuse_nonfinite(self, engine: Engine) -> None:
         tensors = [*self.student.state_dict().values(), *(self.teacher.state_dict().values() if self.teacher else ())]
@@ -235,7 +235,7 @@ class SaveCheckpoints:
             handler.load_state_dict(own["handlers"].get(name, state["handlers"][name]))
         self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]
         self.last_score = content["info"]["score"]["value"]
-        self._saved = (state["iteration"], state["completed"])
+        self._saved = state["iteration"]
         self._place(engine, state, own["random"])
 
     def _place(self, engine: Engine, state: dict[str, Any], numbers: dict[str, Any]) -> None:
