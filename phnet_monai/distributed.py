@@ -37,7 +37,7 @@ class Shard:
             return
         import torch.distributed as dist
 
-        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+        _join("gloo", timeout=LONGEST_WAIT)
         try:
             yield
         finally:
@@ -101,12 +101,22 @@ def start_processes() -> Shard:
     if shard.world > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(shard.local)
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        _join("nccl" if torch.cuda.is_available() else "gloo")
     return shard
 
 
+def _join(backend: str, **options: Any) -> None:
+    # before the group exists: imported later, by an optimiser's first step or DistributedDataParallel, it keeps a
+    # reference to the group for good. Then gloo's threads outlive it, and one that still holds a tensor while Python
+    # shuts down aborts the process (SIGABRT, "terminate called without an active exception") after a good run.
+    import torch._dynamo.utils  # noqa: F401
+    import torch.distributed as dist
+
+    dist.init_process_group(backend, **options)
+
+
 def end_processes() -> None:
-    """Leave the group, so that the process can end without a warning."""
+    """Leave the group and end its threads, so that the process ends well. A training holds the group while it runs."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 Features = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+# PyTorch renamed it in 2.14, with a warning for the old name
+_PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers"
 
 
 class _Call(nn.Module):
@@ -32,14 +37,19 @@ class StudentTogether:
     Gradients are averaged during the backward pass. Buffers are left to the trainer, which averages them after the
     step: those of the first process alone would be statistics of its images alone.
 
+    Lives as long as a training: it holds the processes' group, which can end only after it
+    (`phnet_monai.distributed.end_processes`).
+
     Args:
         network: the student, with the same weights in all processes (they are sent from the first one).
         device: of this process.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        gpu: dict[str, Any] = {"device_ids": [device.index]} if device.type == "cuda" else {}
-        self.parallel = DistributedDataParallel(_Call(network), broadcast_buffers=False, **gpu)
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}
+        if device.type == "cuda":
+            options["device_ids"] = [device.index]
+        self.parallel = DistributedDataParallel(_Call(network), **options)
 
     def calling(self, features: Features) -> Features:
         """`features`, a function that asks the student, with the gradients of its parameters averaged."""

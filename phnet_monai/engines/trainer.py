@@ -117,7 +117,7 @@ class SemiSupervisedTrainer(Trainer):
         self.amp_type = AMP_TYPES[amp] if amp else None
         self.generator = torch.Generator()
         self.shard = joined_shard()
-        self.together = StudentTogether(self.network, device) if self.shard.world > 1 else None
+        self.together: StudentTogether | None = None  # during `run`, with several processes
         self.on_nonfinite, self.skipped_in_a_row = on_nonfinite, 0
         self.trained: list[nn.Module] = [self.network]  # a handler with a student of its own adds it
         self.interruption = Interruption(
@@ -141,8 +141,13 @@ class SemiSupervisedTrainer(Trainer):
 
     def run(self) -> None:  # type: ignore[override]
         """Train up to `max_epochs`, from the state's own epoch and iteration."""
-        with self.interruption.installed():
-            super().run()
+        if self.shard.world > 1:
+            self.together = StudentTogether(self.network, self.state.device)
+        try:
+            with self.interruption.installed():
+                super().run()
+        finally:
+            self.together = None
 
     @property
     def pretraining(self) -> bool:
