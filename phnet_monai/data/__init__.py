@@ -8,7 +8,7 @@ from phnet_monai.data.audit_report import CHECKS, Audit, Finding, audit_text
 from phnet_monai.data.burned_in_marks import colour_share, find_marks
 from phnet_monai.data.datalist import load_datalist, load_meta, load_part, summary, write_datalist
 from phnet_monai.data.decode import IMAGE_SUFFIXES, DecodeError, read_image, read_mask
-from phnet_monai.data.leaks import LeakError, check_leaks, find_leaks
+from phnet_monai.data.leaks import LeakError, check_leaks, find_leaks, refuse_leaks
 from phnet_monai.data.near_duplicates import near_duplicate_groups, near_duplicate_pairs
 from phnet_monai.data.neighbours import images_beside
 from phnet_monai.data.phantom import make_phantom, write_phantoms
@@ -44,6 +44,7 @@ __all__ = [
     "prepare_folder",
     "read_image",
     "read_mask",
+    "refuse_leaks",
     "summary",
     "write_datalist",
     "write_phantoms",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from phnet_monai.data.datalist import FILE_NAME, load_datalist, load_meta
+from phnet_monai.data.near_duplicates import near_duplicate_pairs
 from phnet_monai.data.records import shorten
 from phnet_monai.data.splits import SIDES
 from phnet_monai.files import sha256_of
@@ -19,18 +22,19 @@ ALLOWED = "leak_allowed"
 
 
 class LeakError(ValueError):
-    """A split has one file or one group on two sides."""
+    """A split has one file, one group or near-duplicates on two sides."""
 
 
 class Leak(NamedTuple):
-    """What lies on two sides of a split: images of equal content ("file"), or of one patient or scan ("group").
+    """What lies on two sides of a split: images of equal content ("file"), of one patient or scan ("group"), or alike
+    enough to show one scan ("near-duplicates").
 
     Attributes:
-        name: first digits of the file's SHA-256, or the group.
+        name: first digits of the file's SHA-256, or the group, or how alike they are.
         members: (part, image) of all that share it.
     """
 
-    kind: Literal["file", "group"]
+    kind: Literal["file", "group", "near-duplicates"]
     name: str
     members: tuple[tuple[str, str], ...]
 
@@ -38,8 +42,8 @@ class Leak(NamedTuple):
     def text(self) -> str:
         """For a message: what was found, with one image of each side."""
         by_side = {SIDES[part]: f"{Path(image).name} ({part})" for part, image in reversed(self.members)}
-        what = "are one file" if self.kind == "file" else f"are of group {self.name}"
-        return f"{' and '.join(by_side[side] for side in dict.fromkeys(SIDES.values()) if side in by_side)} {what}"
+        what = {"file": "one file", "group": f"of group {self.name}"}.get(self.kind, f"near-duplicates ({self.name})")
+        return f"{' and '.join(by_side[side] for side in dict.fromkeys(SIDES.values()) if side in by_side)} are {what}"
 
 
 def find_leaks(
@@ -78,18 +82,39 @@ def find_leaks(
     ]
 
 
-def check_leaks(
-    datalist: str | PathLike[str],
-    *,
-    allow: bool = False,
-    parts: Mapping[str, Sequence[Mapping[str, str]]] | None = None,
-) -> str | None:
-    """Refuse a datalist that has one file or one group on two sides.
+def find_near_duplicates(parts: Mapping[str, Sequence[Mapping[str, str]]], *, progress: bool = True) -> list[Leak]:
+    """Find near-duplicates on two sides by comparing the pictures (`near_duplicate_pairs`); about 25 seconds for 700.
+
+    Args:
+        parts: entries with `image`, by part.
+        progress: show progress bars on standard error.
+
+    Raises:
+        DecodeError, FileNotFoundError: as `read_image`.
+    """
+    entries = [(part, entry["image"]) for part, listed in parts.items() for entry in listed]
+    return list(_near_duplicates(tuple(entries), progress)) if _crosses(entries) else []
+
+
+@lru_cache(maxsize=4)  # the command line looks before it makes a folder, and the config that it runs looks again
+def _near_duplicates(entries: tuple[tuple[str, str], ...], progress: bool) -> tuple[Leak, ...]:
+    pairs = near_duplicate_pairs([image for _, image in entries], progress=progress)
+    found = [
+        Leak("near-duplicates", f"similarity {pair.similarity:.2f}", (entries[pair.one], entries[pair.other]))
+        for pair in pairs
+    ]
+    return tuple(leak for leak in found if _crosses(leak.members))
+
+
+def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | None:
+    """Refuse a datalist that has one file, one group or near-duplicates on two sides.
+
+    Pictures are compared only where some are listed that `phnet prepare` did not write down: its groups are made of
+    near-duplicates, or of patients.
 
     Args:
         datalist: the JSON file, or the folder that holds it.
-        allow: the user takes the leak.
-        parts: what `load_datalist` gives, where it was read already.
+        allow: the user takes the leak; pictures are not compared.
 
     Returns:
         a warning where there is a leak that is allowed, by `allow` or by what the datalist says of itself; else None.
@@ -97,20 +122,39 @@ def check_leaks(
     Raises:
         LeakError: there is a leak that is not allowed; the message names files and what to do.
         FileNotFoundError, ValueError: as `load_datalist`.
+        DecodeError: a picture that must be compared cannot be read.
     """
     file = Path(datalist) / FILE_NAME if Path(datalist).is_dir() else Path(datalist)
     meta = load_meta(file)
-    leaks = find_leaks(load_datalist(file) if parts is None else parts, recorded_digests(file, meta))
+    parts, digests = load_datalist(file), recorded_digests(file, meta)
+    reason = "--allow-leak" if allow else why_allowed(meta)
+    leaks = find_leaks(parts, digests)
+    if reason is None and any(entry["image"] not in digests for listed in parts.values() for entry in listed):
+        told = [{image for _, image in leak.members} for leak in leaks]
+        alike = find_near_duplicates(parts)
+        leaks += [one for one in alike if not any({image for _, image in one.members} <= known for known in told)]
     if not leaks:
         return None
-    said = f"{file}: {len(leaks)} files or groups lie on two sides of the split: {_listed(leaks)}."
-    reason = "--allow-leak" if allow else why_allowed(meta)
+    said = f"{file}: {len(leaks)} scans lie on two sides of the split: {_listed(leaks)}."
     if reason is None:
         raise LeakError(
             f"{said} Scores would be too high. Prepare the data anew (protocol grouped), or take these images out of "
-            "one side; --allow-leak goes on all the same."
+            "one side; --allow-leak (in configs: allow_leak) goes on all the same."
         )
     return f"{said} Allowed by {reason}; scores are too high."
+
+
+def refuse_leaks(datalist: str | PathLike[str], *, allow: bool = False, optional: bool = False) -> None:
+    """`check_leaks` for commands and configs: what is allowed is logged as a warning.
+
+    Args:
+        optional: pass where there is no such file: MONAI Label, say, gives its own lists in place of the datalist's.
+    """
+    if optional and not Path(datalist).exists():
+        return
+    warning = check_leaks(datalist, allow=allow)
+    if warning is not None:
+        logging.getLogger(__name__).warning("phnet: warning: %s", warning)
 
 
 def why_allowed(meta: Mapping[str, Any]) -> str | None:

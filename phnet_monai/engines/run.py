@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
-from phnet_monai.data import check_leaks, load_datalist, load_part
+from phnet_monai.data import load_part, refuse_leaks
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.engines.tracking import check_tracking, track
@@ -227,7 +226,7 @@ def train_run(
     if shard.world > 1 and device != "auto":
         raise ValueError(f"device is {device!r}, but torchrun has started {shard.world} processes; leave it at auto")
     device = str(pick_device(device)) if device != "auto" else device
-    _read_datalist(datalist, allow_leak=allow_leak)
+    refuse_leaks(datalist, allow=allow_leak)
     if init is not None:
         read_checkpoint(init)
     if (out / "last.pt").is_file() and not resume:
@@ -238,6 +237,7 @@ def train_run(
         "seed": seed,
         "init": None if init is None else str(Path(init).resolve()),
         "resume": resume,
+        "allow_leak": allow_leak,
         **({} if amp is None else {"amp": None if amp == "off" else amp}),
         **({} if device == "auto" else {"device": device}),
         **(overrides or {}),
@@ -271,13 +271,6 @@ def _of_several_processes(shard: Shard) -> list[Path]:
     return [bundle_folder() / "configs" / "multi_gpu_train.json"] if shard.world > 1 else []
 
 
-def _read_datalist(datalist: str | Path, *, allow_leak: bool) -> None:
-    """Refuse a datalist that cannot be used, or leaks; say so where it leaks and may."""
-    warning = check_leaks(datalist, allow=allow_leak, parts=load_datalist(datalist))
-    if warning is not None:
-        logging.getLogger(__name__).warning("phnet: warning: %s", warning)
-
-
 def evaluate_run(
     checkpoint: str | Path | Sequence[str | Path],
     datalist: str | Path,
@@ -302,7 +295,7 @@ def evaluate_run(
     device = str(pick_device(device)) if device != "auto" else device
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
     images = load_part(datalist, part)
-    _read_datalist(datalist, allow_leak=allow_leak)
+    refuse_leaks(datalist, allow=allow_leak)
     network, info = load_ensemble(paths, which=which)
     if not images:
         raise ValueError(f"{datalist}: its part {part!r} holds no image to score; choose another, or prepare it again")
@@ -316,6 +309,7 @@ def evaluate_run(
         "size": info["input"]["size"],
         "pad_value": info["input"]["pad_value"],
         "batch_size": batch_size,
+        "allow_leak": allow_leak,
         **({} if device == "auto" else {"device": device}),
     }
     if isinstance(network, Ensemble):  # comes with its weights; the handler that loads those of one network is left out

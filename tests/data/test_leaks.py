@@ -1,22 +1,36 @@
-"""One file, one patient, one scan on two sides of a split: found without reading pictures, refused unless allowed."""
+"""One file, one patient, one scan on two sides of a split: refused unless allowed; pictures are read where they must."""
 
 from __future__ import annotations
 
 import json
+import logging
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from phnet_monai.data import LeakError, check_leaks, find_leaks, load_meta, prepare_folder, write_phantoms
+from phnet_monai.data import (
+    LeakError,
+    check_leaks,
+    find_leaks,
+    load_meta,
+    make_phantom,
+    prepare_folder,
+    refuse_leaks,
+    write_phantoms,
+)
 from phnet_monai.data.leaks import same_files
 from phnet_monai.data.splits import PARTS, SIDES
 
 
 def _datalist(folder: Path, meta: dict[str, Any] | None = None, **parts: list[tuple]) -> Path:
-    """`datalist.json` of (image, content, further keys)."""
+    """`datalist.json` of (image, content, further keys), with recorded digests: what is no picture is not read."""
+    meta = {"sha256": {name: sha256(text).hexdigest() for p in parts.values() for name, text, *_ in p}, **(meta or {})}
     content: dict[str, Any] = {part: [] for part in PARTS}
     (folder / "mask.png").write_bytes(b"mask")
     for part, entries in parts.items():
@@ -24,8 +38,7 @@ def _datalist(folder: Path, meta: dict[str, Any] | None = None, **parts: list[tu
             (folder / name).write_bytes(text)
             label = {} if part == "unlabeled" else {"label": "mask.png"}
             content[part].append({"image": name, **label, **(more[0] if more else {})})
-    if meta is not None:
-        content["meta"] = meta
+    content["meta"] = meta
     (folder / "datalist.json").write_text(json.dumps(content))
     return folder / "datalist.json"
 
@@ -41,7 +54,7 @@ def test_equal_content_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(LeakError) as caught:
         check_leaks(path)
     text = str(caught.value)
-    assert text.startswith(f"{path}: 1 files or groups lie on two sides")
+    assert text.startswith(f"{path}: 1 scans lie on two sides")
     assert "a (labeled) and b (test) are one file" in text
     assert "phnet" not in text.split("Scores")[0]
     assert "--allow-leak" in text
@@ -97,7 +110,7 @@ def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.M
 
 def test_one_path_on_two_sides(tmp_path: Path) -> None:
     path = _datalist(tmp_path, labeled=[("a", b"1")], test=[("a", b"1")])
-    with pytest.raises(LeakError, match="1 files or groups"):
+    with pytest.raises(LeakError, match="1 scans"):
         check_leaks(path)
 
 
@@ -153,3 +166,79 @@ def test_blank_copies_stay_together(twins: Path, tmp_path: Path) -> None:
         Image.new("L", (60, 50), grey).save(tmp_path / f"{name}.png")
     records = [Record(tmp_path / f"{name}.png", (), name) for name in "abc"]
     assert [record.group_id for record in group_records(records, progress=False)] == ["g0001", "g0001", "g0002"]
+
+
+def _by_hand(folder: Path, **changes: Any) -> Path:
+    """A datalist without records: the test image is the labeled one, shifted, brighter and in another format."""
+    twin = make_phantom(seed=1)[0]
+    Image.fromarray(twin).save(folder / "labeled.png")
+    Image.fromarray(make_phantom(seed=2)[0]).save(folder / "validation.png")
+    Image.fromarray(np.clip(twin[6:, 9:] * 1.1, 0, 255).astype(np.uint8)).save(folder / "test.jpg", quality=90)
+    (folder / "mask.png").write_bytes(b"mask")
+    parts = {part: [{"image": name, "label": "mask.png"}] for part, name in _FILES.items()}
+    content = {"unlabeled": [], **parts, **changes}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return folder / "datalist.json"
+
+
+_FILES = {"labeled": "labeled.png", "validation": "validation.png", "test": "test.jpg"}
+
+
+def test_near_duplicates_of_a_datalist_made_by_hand_are_refused(tmp_path: Path) -> None:
+    path = _by_hand(tmp_path)
+    with pytest.raises(LeakError) as caught:
+        check_leaks(path)
+    assert "labeled.png (labeled) and test.jpg (test) are near-duplicates (similarity 0." in str(caught.value)
+    assert "1 scans" in str(caught.value)
+    assert "validation.png" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"test": []},  # the twin is gone
+        {"meta": {"sha256": {name: name for name in _FILES.values()}}},  # by `phnet prepare`, which compared them
+        {"test": [], "unlabeled": [{"image": "test.jpg"}]},  # one side
+    ],
+)
+def test_no_near_duplicates_on_two_sides(changes: dict[str, Any], tmp_path: Path) -> None:
+    assert check_leaks(_by_hand(tmp_path, **changes)) is None
+
+
+def test_images_added_to_a_prepared_datalist_are_compared(tmp_path: Path) -> None:
+    path = _by_hand(tmp_path, meta={"sha256": {name: name for name in list(_FILES.values())[:2]}})
+    with pytest.raises(LeakError, match="near-duplicates"):
+        check_leaks(path)
+
+
+def test_pictures_are_compared_once_a_command_and_not_where_the_leak_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def compare(images: list[str], **_: Any) -> list[Any]:
+        calls.append(len(images))
+        return []
+
+    monkeypatch.setattr("phnet_monai.data.leaks.near_duplicate_pairs", compare)
+    path = _by_hand(tmp_path)
+    refuse_leaks(path, allow=True)
+    assert calls == []
+    refuse_leaks(path)
+    refuse_leaks(path)
+    assert calls == [3]
+    assert not caplog.records
+
+
+def test_a_leak_that_is_allowed_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = _datalist(tmp_path, labeled=[("a", b"12")], test=[("b", b"12")])
+    with caplog.at_level(logging.WARNING):
+        refuse_leaks(path, allow=True)
+    assert "phnet: warning: " in caplog.text
+    assert "Allowed by --allow-leak; scores are too high" in caplog.text
+
+
+def test_a_datalist_may_be_missing_where_lists_come_from_elsewhere(tmp_path: Path) -> None:
+    refuse_leaks(tmp_path / "datalist.json", optional=True)
+    with pytest.raises(FileNotFoundError, match="There is no datalist"):
+        refuse_leaks(tmp_path / "datalist.json")

@@ -21,9 +21,9 @@ from monai.utils import BundleProperty, BundlePropertyConfig
 from PIL import Image
 
 from phnet_monai import __version__
-from phnet_monai.data import load_part, make_phantom, read_image
+from phnet_monai.data import LeakError, load_datalist, load_part, make_phantom, read_image
 from phnet_monai.engines import LesionEvaluator, SemiSupervisedTrainer
-from phnet_monai.engines.run import ConfigError, compose, evaluate_run, overlay, train_run
+from phnet_monai.engines.run import ConfigError, compose, evaluate_run, overlay, run, train_run
 from phnet_monai.inference import Predictor
 from phnet_monai.networks import export_state_dict
 
@@ -228,6 +228,19 @@ def test_train_json_runs_from_any_folder(
     assert (bundle_copy / "runs" / "phnet" / "last.pt").is_file()
     assert (bundle_copy / "runs" / "phnet" / "best.pt").is_file()
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json"])
+def test_configs_refuse_a_split_that_leaks(name: str, datalist: Path, bundle_copy: Path, tmp_path: Path) -> None:
+    by_hand = load_datalist(datalist)
+    by_hand["test"] = by_hand["labeled"][:1]
+    (tmp_path / "datalist.json").write_text(json.dumps(by_hand))
+    overlays = [CONFIGS / "profiles" / "smoke.json"] if name == "train.json" else []
+    values = {"datalist": str(tmp_path / "datalist.json"), "bundle_root": str(bundle_copy)}
+    with pytest.raises(LeakError, match=r"\(in configs: allow_leak\) goes on"):
+        run(compose(CONFIGS / name, overlays, values))
+    assert not (bundle_copy / "runs").exists()
+    assert not (bundle_copy / "eval").exists()
 
 
 def save_pictures(folder: Path) -> list[Path]:
