@@ -64,6 +64,7 @@ def train(
     if resume and init is not None:
         raise ValueError("--resume and --init exclude each other: the first goes on, the second begins anew")
 
+    from phnet_monai.distributed import current_shard
     from phnet_monai.engines.run import train_run
 
     result = train_run(
@@ -82,6 +83,8 @@ def train(
         overrides=overrides,
         allow_leak=allow_leak,
     )
+    if not current_shard().first:  # of the processes that torchrun has started
+        return 0
     for name in ("best", "last"):
         score = result[name]["score"]
         if result[name]["epoch"] == 0:

@@ -81,6 +81,7 @@ def test_two_processes_train_together_by_the_command(datalist: Path, tmp_path: P
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    assert [line.split(" (")[0] for line in done.stdout.splitlines() if ".pt" in line] == ["best.pt", "last.pt"]
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert len(saved["training"]["other_processes"]) == 1
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2

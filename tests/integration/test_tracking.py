@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,24 @@ def check_curves(store: Path, run: Any, history: list[dict[str, Any]]) -> None:
         for name, value in (row["train"] | row["validation"]).items():
             assert curve(store, run, name)[row["epoch"]] == pytest.approx(value), name
     assert {"loss_unlabeled", "loss_contrast", "pooled_dice"} <= set(run.data.metrics)
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_first_one_tracks(datalist: Path, tmp_path: Path, history: Any) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["train", str(datalist), str(tmp_path / "run"), "--profile", "smoke", "--tracking", "mlflow"]
+    done = subprocess.run([*launcher, "-m", "phnet_monai", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    store = tmp_path / "run" / "mlruns.db"
+    (run,) = runs(store, "phnet")
+    assert run.info.status == "FINISHED"
+    losses = client(store).get_metric_history(run.info.run_id, "train_loss")
+    assert sorted(entry.step for entry in losses) == [1, 2, 3, 4]
+    rows = history(tmp_path / "run")
+    assert len(rows) == 2
+    for row in rows:  # means over both processes
+        for name, value in (row["train"] | row["validation"]).items():
+            assert curve(store, run, name)[row["epoch"]] == pytest.approx(value), name
 
 
 def test_phnet_train_keeps_losses_scores_and_settings(tracked: Path, history: Any) -> None:
