@@ -1,4 +1,4 @@
-"""One file, one patient, one scan on two sides of a split: refused unless allowed; pictures are read if they must be."""
+"""One file, one patient, one scan on two sides of a split: refused unless allowed; pictures are read only if needed."""
 
 from __future__ import annotations
 
