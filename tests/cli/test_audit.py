@@ -120,7 +120,7 @@ def test_train_refuses_a_leak_before_any_work(
 ) -> None:
     assert main(["train", str(leaking), str(tmp_path / "run"), "--profile", "smoke"]) == 2
     error = capsys.readouterr().err
-    assert "1 files or groups lie on two sides of the split" in error
+    assert "1 scans lie on two sides of the split" in error
     assert "--allow-leak" in error
     assert not (tmp_path / "run").exists()
 
