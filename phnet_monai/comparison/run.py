@@ -8,7 +8,7 @@ from pathlib import Path
 
 from phnet_monai.comparison.matrix import Matrix, MatrixError, check_matrix, matrix_from_data, merge
 from phnet_monai.comparison.plan import Plan
-from phnet_monai.data import refuse_leaks
+from phnet_monai.data import check_leaks
 from phnet_monai.files import locked, write_json
 from phnet_monai.tasks import Outcome, run_tasks
 
@@ -51,7 +51,7 @@ def compare(
         plan = Plan(matrix, Path(source).resolve(), layout, out, work, device, allow_leak)
         for datalist in {task.arguments.get("datalist") for task in plan.tasks.values()}:
             if datalist is not None and Path(datalist).is_file():
-                refuse_leaks(datalist, allow=allow_leak)
+                check_leaks(datalist, allow=allow_leak)
         earlier = out / "compare.json"
         whole = merge(read_comparison(out), matrix, str(earlier)) if earlier.is_file() else matrix
         write_json(earlier, whole.as_data())

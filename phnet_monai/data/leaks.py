@@ -82,28 +82,14 @@ def find_leaks(
     ]
 
 
-def find_near_duplicates(parts: Mapping[str, Sequence[Mapping[str, str]]], *, progress: bool = True) -> list[Leak]:
-    """Find near-duplicates on two sides by comparing the pictures (`near_duplicate_pairs`); about 25 seconds for 700.
-
-    Args:
-        parts: entries with `image`, by part.
-        progress: show progress bars on standard error.
-
-    Raises:
-        DecodeError, FileNotFoundError: as `read_image`.
-    """
-    entries = [(part, entry["image"]) for part, listed in parts.items() for entry in listed]
-    return list(_near_duplicates(tuple(entries), progress)) if _crosses(entries) else []
-
-
 @lru_cache(maxsize=4)  # the command line looks before it makes a folder, and the config that it runs looks again
-def _near_duplicates(entries: tuple[tuple[str, str], ...], progress: bool) -> tuple[Leak, ...]:
-    pairs = near_duplicate_pairs([image for _, image in entries], progress=progress)
+def _near_duplicates(entries: tuple[tuple[str, str], ...]) -> list[Leak]:
+    """Near-duplicates among images of several sides, given as (part, image), that lie on two of them."""
     found = [
         Leak("near-duplicates", f"similarity {pair.similarity:.2f}", (entries[pair.one], entries[pair.other]))
-        for pair in pairs
+        for pair in near_duplicate_pairs([image for _, image in entries])
     ]
-    return tuple(leak for leak in found if _crosses(leak.members))
+    return [leak for leak in found if _crosses(leak.members)]
 
 
 def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | None:
@@ -129,10 +115,10 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
     parts, digests = load_datalist(file), recorded_digests(file, meta)
     reason = "--allow-leak" if allow else why_allowed(meta)
     leaks = find_leaks(parts, digests)
-    if reason is None and any(entry["image"] not in digests for listed in parts.values() for entry in listed):
-        told = [{image for _, image in leak.members} for leak in leaks]
-        alike = find_near_duplicates(parts)
-        leaks += [one for one in alike if not any({image for _, image in one.members} <= known for known in told)]
+    entries = tuple((part, entry["image"]) for part, listed in parts.items() for entry in listed)
+    if reason is None and _crosses(entries) and not {image for _, image in entries} <= digests.keys():
+        told = [set(leak.members) for leak in leaks]
+        leaks += [one for one in _near_duplicates(entries) if not any(known.issuperset(one.members) for known in told)]
     if not leaks:
         return None
     said = f"{file}: {len(leaks)} scans lie on two sides of the split: {_listed(leaks)}."
@@ -145,7 +131,7 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
 
 
 def refuse_leaks(datalist: str | PathLike[str], *, allow: bool = False, optional: bool = False) -> None:
-    """`check_leaks` for commands and configs: what is allowed is logged as a warning.
+    """`check_leaks` as a component of configs: what is allowed is logged as a warning.
 
     Args:
         optional: pass where there is no such file: MONAI Label, say, gives its own lists in place of the datalist's.

@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
-from phnet_monai.data import load_part, refuse_leaks
+from phnet_monai.data import check_leaks, load_part
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.engines.tracking import check_tracking, track
@@ -226,7 +226,7 @@ def train_run(
     if shard.world > 1 and device != "auto":
         raise ValueError(f"device is {device!r}, but torchrun has started {shard.world} processes; leave it at auto")
     device = str(pick_device(device)) if device != "auto" else device
-    refuse_leaks(datalist, allow=allow_leak)
+    check_leaks(datalist, allow=allow_leak)  # before a folder is made; the config warns of what is allowed
     if init is not None:
         read_checkpoint(init)
     if (out / "last.pt").is_file() and not resume:
@@ -295,7 +295,7 @@ def evaluate_run(
     device = str(pick_device(device)) if device != "auto" else device
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
     images = load_part(datalist, part)
-    refuse_leaks(datalist, allow=allow_leak)
+    check_leaks(datalist, allow=allow_leak)
     network, info = load_ensemble(paths, which=which)
     if not images:
         raise ValueError(f"{datalist}: its part {part!r} holds no image to score; choose another, or prepare it again")
