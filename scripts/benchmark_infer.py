@@ -44,7 +44,7 @@ from phnet_monai.inference.predictor import lesion_probs, restore
 from phnet_monai.inference.writers import write_mask, write_png
 from phnet_monai.transforms.fit import fit_image
 
-BATCH = 8
+BATCH = 16
 SETTINGS = FrameSettings()
 
 

@@ -23,8 +23,9 @@ from ignite.engine import Events
 
 from phnet_monai.comparison.cells import machine
 from phnet_monai.data import prepare_folder, write_phantoms
-from phnet_monai.engines.run import bundle_folder, compose, train_run, training_overlays
+from phnet_monai.engines.run import compose, train_run, training_overlays
 from phnet_monai.files import write_json
+from phnet_monai.shipped import bundle_folder
 
 BASELINE = "sup_only"
 NEVER = 10**6

@@ -73,8 +73,9 @@ class ExclusiveTimer:
 def step_shares(profile: str, steps: int) -> dict[str, float]:
     """Seconds per step by part, after one step of warming up."""
     from phnet_monai.data import prepare_folder, write_phantoms
-    from phnet_monai.engines.run import bundle_folder, compose, overlay
+    from phnet_monai.engines.run import compose, overlay
     from phnet_monai.handlers import AdaptivePatchAugmentation, EMATeacher, HardPatchContrast, TrainingLog
+    from phnet_monai.shipped import bundle_folder
 
     timer = ExclusiveTimer()
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +129,8 @@ def print_size(profile: str) -> None:
     """Parameters, BN statistics, operations (a multiplication and an addition are two) of a forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from phnet_monai.engines.run import bundle_folder, compose, overlay
+    from phnet_monai.engines.run import compose, overlay
+    from phnet_monai.shipped import bundle_folder
 
     overrides = {"network_def#weights": None}
     parser = compose(bundle_folder() / "configs" / "train.json", [overlay("profiles", profile)], overrides)

@@ -23,11 +23,12 @@ from phnet_monai.comparison.cells import machine
 from phnet_monai.data import prepare_busi
 from phnet_monai.data.busbra import read_busbra
 from phnet_monai.data.datalist import load_part, write_datalist
-from phnet_monai.engines.run import bundle_folder, evaluate_run, overlay_files, train_run
+from phnet_monai.engines.run import evaluate_run, overlay_files, train_run
 from phnet_monai.files import atomic_writer, sha256_of, write_json
 from phnet_monai.networks import load_checkpoint
 from phnet_monai.networks.digests import record_digests
 from phnet_monai.networks.tensor_file import safetensors_bytes
+from phnet_monai.shipped import bundle_folder
 
 SEED = 0
 RECIPE = {"profile": "cpu", "method": "sup_only_ema", "config": ["options/default_model"], "seed": SEED}

@@ -46,12 +46,12 @@ BELOW = {
     "losses": {"networks", "transforms"},
     "engines": {"data", "losses", "metrics", "networks", "transforms"},
     "handlers": {"data", "engines", "losses", "metrics", "networks", "transforms"},
-    "inference": {"data", "engines", "losses", "metrics", "networks", "transforms"},
+    "inference": {"data", "losses", "metrics", "networks", "transforms"},
     "comparison": {"data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
     "cli": {"comparison", "data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
 }
 # version, devices by name, several processes, optional libraries, whole files, work in processes
-EVERYONES = {"phnet_monai", "device", "distributed", "extras", "files", "tasks"}
+EVERYONES = {"phnet_monai", "device", "distributed", "extras", "files", "shipped", "tasks"}
 HEAVY = ("torch", "monai", "ignite", "segmentation_models_pytorch", "tensorboard", "nibabel")
 
 

@@ -23,7 +23,7 @@ def infer(
     flip: bool = False,
     anonymize: bool = False,
     backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
-    batch_size: int = 8,
+    batch_size: int = 16,
     device: str = "auto",
     limit: int | None = None,
     overwrite: bool = False,

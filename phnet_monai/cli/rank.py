@@ -15,7 +15,7 @@ def rank(
     labeled: str | None = None,
     weights: str = "1,1,1",
     threshold: float = 0.5,
-    batch_size: int = 8,
+    batch_size: int = 16,
     device: str = "auto",
     overwrite: bool = False,
     quiet: bool = False,

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from phnet_monai.engines.run import ConfigError, bundle_folder, compose, overlay, training_overlays
+from phnet_monai.engines.run import ConfigError, compose, overlay, training_overlays
+from phnet_monai.shipped import bundle_folder
 
 TITLE = "Comparison"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from phnet_monai.comparison.matrix import Cell, Matrix, row_config
-from phnet_monai.engines.run import bundle_folder, compose, native_methods, overlay_files, training_overlays
+from phnet_monai.engines.run import compose, native_methods, overlay_files, training_overlays
 from phnet_monai.files import digest
+from phnet_monai.shipped import bundle_folder
 from phnet_monai.tasks import Task
 
 CELLS = "phnet_monai.comparison.cells"

@@ -18,6 +18,7 @@ from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.engines.tracking import check_tracking, track
 from phnet_monai.files import write_json
 from phnet_monai.networks import Ensemble, load_ensemble, read_checkpoint
+from phnet_monai.shipped import bundle_folder
 
 SEPARATOR = "#"
 RECIPES = ("harmonised", "native")
@@ -26,15 +27,6 @@ COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
 
 class ConfigError(ValueError):
     """A configuration names something that does not exist."""
-
-
-def bundle_folder() -> Path:
-    """The bundle: inside the installed package (wheel), or beside it (checkout, editable install)."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "bundle", package.parent / "bundle"):
-        if (folder / "configs" / "train.json").is_file():
-            return folder
-    raise FileNotFoundError(f"no bundle with configs/train.json in {package} or beside it; reinstall phnet-monai")
 
 
 def overlay(kind: str, name: str) -> Path:

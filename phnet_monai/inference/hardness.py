@@ -68,9 +68,7 @@ def hardness_grid(hardness: np.ndarray, grid: int = GRID) -> np.ndarray:
     """
     if hardness.ndim != 2 or hardness.size == 0 or grid < 1:
         raise ValueError(f"expected hardness (H, W) with pixels and a grid >= 1, found {hardness.shape} and {grid}")
-    height, width = hardness.shape
-    rows, columns = _shares(height, grid), _shares(width, grid)
-    return (rows @ np.asarray(hardness, dtype=np.float32) @ columns.T).astype(np.float32)
+    return _cell_means(_cell_means(hardness, grid).T, grid).T.astype(np.float32)
 
 
 def frame_grid(probs: np.ndarray, grid: int = GRID) -> np.ndarray:
@@ -95,12 +93,19 @@ def frame_grid(probs: np.ndarray, grid: int = GRID) -> np.ndarray:
     return hardness_grid(pixel_hardness(probs[rows // 2 :: rows, columns // 2 :: columns]), grid)
 
 
-def _shares(length: int, grid: int) -> np.ndarray:
-    """float32 (grid, length): share of cell i that pixel j covers; each row sums to 1."""
-    edges = np.arange(grid + 1) * (length / grid)
-    pixels = np.arange(length)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.clip(overlap, 0, None) * (grid / length)).astype(np.float32)
+def _cell_means(values: np.ndarray, grid: int) -> np.ndarray:
+    """(N, M) -> float64 (grid, M): mean of each cell along the first axis, from sums up to the cells' edges.
+
+    No matrix product: numpy would run so small a one with all cores, which the network and other threads keep busy.
+    """
+    count = len(values)
+    sums = np.zeros((count + 1, values.shape[1]))
+    np.cumsum(values, axis=0, dtype=np.float64, out=sums[1:])
+    edges = np.arange(grid + 1) * (count / grid)
+    below = np.minimum(edges.astype(np.int64), count - 1)
+    share = (edges - below)[:, None]
+    up_to_edge = sums[below] * (1 - share) + sums[below + 1] * share
+    return np.diff(up_to_edge, axis=0) * (grid / count)
 
 
 def uncertainty(grid: np.ndarray) -> float:

@@ -105,7 +105,7 @@ def default_model() -> Path:
     Raises:
         FileNotFoundError: this installation has none.
     """
-    from phnet_monai.engines.run import bundle_folder
+    from phnet_monai.shipped import bundle_folder
 
     path = bundle_folder() / "models" / "model.safetensors"
     if not path.is_file():

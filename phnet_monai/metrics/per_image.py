@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics.utils import get_edge_surface_distance
 from skimage.measure import label
 
 from phnet_monai.metrics.masks import BoolMask, as_mask_pair, crop_to_union
@@ -98,6 +97,8 @@ def boundary_distances(
     Returns:
         float arrays (boundary pixels of prediction,) and (boundary pixels of target,).
     """
+    from monai.metrics.utils import get_edge_surface_distance  # here: MONAI takes seconds to load
+
     cropped = [torch.from_numpy(np.ascontiguousarray(mask)) for mask in crop_to_union(prediction, target)]
     with warnings.catch_warnings():
         # MONAI 1.6 passes itself an argument that it has deprecated

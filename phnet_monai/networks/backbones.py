@@ -7,18 +7,21 @@ Every backbone is a module with `encode(x) -> [features]`, `decode([features]) -
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from monai.networks.nets import BasicUNet
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from phnet_monai.networks.decoded import Decoded
-from phnet_monai.networks.pdf_unet import PDFUNet
-from phnet_monai.networks.residual_attention_unet import ResidualAttentionUNet
 from phnet_monai.networks.weights import load_encoder_weights
+
+if TYPE_CHECKING:
+    from phnet_monai.networks.pdf_unet import PDFUNet
+    from phnet_monai.networks.plain_unet import PlainUNet
+    from phnet_monai.networks.residual_attention_unet import ResidualAttentionUNet
 
 
 class DeepLabV3Plus(nn.Module):
@@ -75,51 +78,10 @@ class EncoderUNet(nn.Module):
         return Decoded(x, stages[2])
 
 
-class PlainUNet(nn.Module):
-    """U-Net of Ronneberger et al. with batch normalisation (MONAI's BasicUNet), from scratch: the paper's second row.
-
-    `features` are the channels of the five levels; (64, ..., 1024) as in the original, (16, ..., 256) for a small one.
-    """
-
-    def __init__(self, features: Sequence[int]) -> None:
-        super().__init__()
-        if len(features) != 5:
-            raise ValueError(f"plain_unet: expected 5 widths in unet_features, found {tuple(features)}")
-        self.net = BasicUNet(
-            spatial_dims=2,
-            in_channels=3,
-            out_channels=1,
-            features=(*features, features[0]),
-            act="relu",
-            norm="batch",
-        )
-        self.net.final_conv = nn.Identity()  # the classifier takes its place; the name stays, or TorchScript fails
-        self.divisor = 16
-        self.channels, self.embedding_channels = features[0], features[2]
-        self.single_image_statistics = False
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        # written out: TorchScript takes no loop over modules
-        x0 = self.net.conv_0(x)
-        x1 = self.net.down_1(x0)
-        x2 = self.net.down_2(x1)
-        x3 = self.net.down_3(x2)
-        return [x0, x1, x2, x3, self.net.down_4(x3)]
-
-    def decode(self, features: list[Tensor]) -> Decoded:
-        x0, x1, x2, x3, x4 = features
-        stride4 = self.net.upcat_3(self.net.upcat_4(x4, x3), x2)
-        return Decoded(self.net.upcat_1(self.net.upcat_2(stride4, x1), x0), stride4)
-
-
-# without an smp encoder, trained from scratch; built from their widths alone
-FROM_SCRATCH: dict[str, type[PlainUNet] | type[ResidualAttentionUNet] | type[PDFUNet]] = {
-    "plain_unet": PlainUNet,
-    "residual_attention_unet": ResidualAttentionUNet,
-    "pdf_unet": PDFUNet,
-}
+FROM_SCRATCH = ("plain_unet", "residual_attention_unet", "pdf_unet")
+"""Decoders without an smp encoder, trained from scratch; built from their widths alone."""
 DECODERS = ("deeplabv3plus", "unet", *FROM_SCRATCH)
-Backbone = DeepLabV3Plus | EncoderUNet | PlainUNet | ResidualAttentionUNet | PDFUNet
+Backbone: TypeAlias = "DeepLabV3Plus | EncoderUNet | PlainUNet | ResidualAttentionUNet | PDFUNet"
 
 
 def make_backbone(
@@ -142,7 +104,7 @@ def make_backbone(
     if decoder in FROM_SCRATCH:
         if weights is not None:
             raise ValueError(f"PHNet: {decoder} is trained from scratch, but weights={weights!r}; set weights to null")
-        return FROM_SCRATCH[decoder](unet_features)
+        return _from_scratch(decoder, unet_features)
     if decoder == "deeplabv3plus" and output_stride not in (8, 16):
         raise ValueError(f"PHNet: output_stride is {output_stride}, expected 8 or 16")
     try:
@@ -162,6 +124,17 @@ def make_backbone(
     if decoder == "unet":
         return EncoderUNet(network)
     return DeepLabV3Plus(network, output_stride, atrous_rates, decoder_channels)
+
+
+def _from_scratch(decoder: str, features: Sequence[int]) -> PlainUNet | ResidualAttentionUNet | PDFUNet:
+    """Made of MONAI's blocks, which are loaded here only: they take seconds, and segmenting needs none of MONAI."""
+    from phnet_monai.networks.pdf_unet import PDFUNet
+    from phnet_monai.networks.plain_unet import PlainUNet
+    from phnet_monai.networks.residual_attention_unet import ResidualAttentionUNet
+
+    return {"plain_unet": PlainUNet, "residual_attention_unet": ResidualAttentionUNet, "pdf_unet": PDFUNet}[decoder](
+        features
+    )
 
 
 def normalisation(encoder: str, decoder: str) -> tuple[list[float], list[float]]:

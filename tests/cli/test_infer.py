@@ -243,3 +243,16 @@ def test_wrong_paths_are_answered_before_torch_is_loaded(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_segmenting_does_not_load_monai_which_takes_seconds(images: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys; from phnet_monai.cli.main import main\n"
+        f"code = main(['infer', {str(images)!r}, 'o', '--device', 'cpu', '--quiet'])\n"
+        "loaded = [name for name in ('monai', 'ignite', 'tensorboard', 'mlflow') if name in sys.modules]\n"
+        "sys.exit(f'code {code}, loaded {loaded}' if code or loaded else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from phnet_monai.comparison.matrix import (
     row_config,
     rows_of_methods,
 )
-from phnet_monai.engines.run import bundle_folder
+from phnet_monai.shipped import bundle_folder
 
 NOTHING = dict.fromkeys(("rows", "labeled", "seeds", "profiles", "folds", "reference"))
 

@@ -11,7 +11,8 @@ import pytest
 
 from phnet_monai.comparison.matrix import Matrix, Row, row_config, rows_of_methods
 from phnet_monai.comparison.plan import Plan
-from phnet_monai.engines.run import bundle_folder, compose, native_methods, training_overlays
+from phnet_monai.engines.run import compose, native_methods, training_overlays
+from phnet_monai.shipped import bundle_folder
 from phnet_monai.tasks import Task
 
 METHODS = sorted(

@@ -16,8 +16,8 @@ import pytest
 from phnet_monai.comparison.matrix import check_matrix, read_matrix
 from phnet_monai.comparison.report import write_report
 from phnet_monai.data import load_datalist, prepare_folder, write_phantoms
-from phnet_monai.engines.run import bundle_folder
 from phnet_monai.extras import MissingExtraError
+from phnet_monai.shipped import bundle_folder
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"n_resamples": 50}

@@ -16,10 +16,10 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from phnet_monai.engines import NonFiniteLossError, SemiSupervisedTrainer, polynomial_schedule
-from phnet_monai.engines.run import bundle_folder
 from phnet_monai.handlers import DataExpansion, PseudoMaskGenerator, SaveCheckpoints
 from phnet_monai.handlers.den import LOGGED_STEPS, discriminator_loss, generator_loss, train_gan
 from phnet_monai.networks import make_teacher
+from phnet_monai.shipped import bundle_folder
 from phnet_monai.transforms import WeakView
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "den_reference.py"

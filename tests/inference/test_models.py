@@ -151,8 +151,8 @@ def test_a_bundle_tells_its_name(files: dict[str, Path]) -> None:
 
 
 def test_the_shipped_configs_can_be_read_as_data() -> None:
-    from phnet_monai.engines.run import bundle_folder
     from phnet_monai.networks.description import bundle_info
+    from phnet_monai.shipped import bundle_folder
 
     info = bundle_info(bundle_folder())
     assert info["input"] == {"size": 160, "pad_value": 0.33}

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from phnet_monai.data import load_part, prepare_folder, read_image, write_phantoms
-from phnet_monai.engines.run import bundle_folder, train_run
+from phnet_monai.engines.run import train_run
 from phnet_monai.networks import load_checkpoint
+from phnet_monai.shipped import bundle_folder
 from phnet_monai.transforms import fit_image
 
 COUNT, LABELED = 24, 6

@@ -13,8 +13,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from phnet_monai.engines.run import bundle_folder, compose, overlay, run
+from phnet_monai.engines.run import compose, overlay, run
 from phnet_monai.losses import MemoryBank, MixedPatchContrastiveLoss
+from phnet_monai.shipped import bundle_folder
 from phnet_monai.transforms import expand_patches, hardest_patches, patch_all, shielded_patch_count
 
 FOLDER = bundle_folder() / "configs" / "ablations"

@@ -15,7 +15,8 @@ from PIL import Image
 from phnet_monai import demo
 from phnet_monai.cli.main import main
 from phnet_monai.data import load_datalist, read_image, write_phantoms
-from phnet_monai.engines.run import bundle_folder, compose, overlay
+from phnet_monai.engines.run import compose, overlay
+from phnet_monai.shipped import bundle_folder
 
 Output = pytest.CaptureFixture[str]
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from phnet_monai.cli.main import main
 from phnet_monai.data import read_image, read_mask
-from phnet_monai.engines.run import bundle_folder
 from phnet_monai.inference import Predictor
 from phnet_monai.inference.models import default_model
 from phnet_monai.networks import load_checkpoint, read_checkpoint
 from phnet_monai.networks.digests import read_digests
+from phnet_monai.shipped import bundle_folder
 
 ROOT = Path(__file__).parents[2]
 CARD = json.loads((bundle_folder() / "docs" / "model_card.json").read_text(encoding="utf-8"))

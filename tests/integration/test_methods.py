@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from phnet_monai.engines import SemiSupervisedTrainer, Step
-from phnet_monai.engines.run import bundle_folder, evaluate_run, train_run
+from phnet_monai.engines.run import evaluate_run, train_run
+from phnet_monai.shipped import bundle_folder
 
 METHODS_FOLDER = bundle_folder() / "configs" / "methods"
 SEMI = "unlabeled"

@@ -26,9 +26,10 @@ from PIL import Image
 
 from phnet_monai import __version__
 from phnet_monai.data import load_part, make_phantom, read_image
-from phnet_monai.engines.run import bundle_folder, compose, overlay_files
+from phnet_monai.engines.run import compose, overlay_files
 from phnet_monai.inference import Predictor
 from phnet_monai.networks import export_state_dict, read_checkpoint
+from phnet_monai.shipped import bundle_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
 BUNDLE = bundle_folder()

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from phnet_monai.engines.run import bundle_folder, train_run
+from phnet_monai.engines.run import train_run
 from phnet_monai.networks import PHNet, with_sync_batch_norm
+from phnet_monai.shipped import bundle_folder
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ import monai.bundle
 import pytest
 
 from phnet_monai.cli.main import main
-from phnet_monai.engines.run import bundle_folder, train_run
+from phnet_monai.engines.run import train_run
 from phnet_monai.engines.tracking import TrackingError
 from phnet_monai.handlers import TrainingLog
 from phnet_monai.networks import export_state_dict
+from phnet_monai.shipped import bundle_folder
 
 mlflow = pytest.importorskip("mlflow", reason="needs phnet-monai[mlflow]")
 

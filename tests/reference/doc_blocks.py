@@ -21,7 +21,8 @@ from typing import Any
 
 from phnet_monai.cli.arguments import HelpRequested, UsageError, bind, signature_of
 from phnet_monai.cli.main import COMMANDS
-from phnet_monai.engines.run import _check_id, bundle_folder, compose, training_overlays
+from phnet_monai.engines.run import _check_id, compose, training_overlays
+from phnet_monai.shipped import bundle_folder
 
 ROOT = Path(__file__).parents[2]
 RUN = ("bash",)
