@@ -23,6 +23,7 @@ FLAGS = (
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
@@ -33,8 +34,8 @@ FLAGS = (
 STEPS = {
     "sort by area": "document.querySelector('.data [data-column=area_px]').click()",
     "sort by name": "document.querySelector('.data [data-column=name]').click()",
-    "filter to one kind": "document.querySelectorAll('[data-filter]')[2].click()",
-    "show all again": "document.querySelectorAll('[data-filter]')[0].click()",
+    "filter to one kind": "document.querySelector('[data-filter=lesion]').click()",
+    "show all again": "document.querySelector(\"[data-filter='']\").click()",
     "hardness on all cards": "document.querySelector('.bar [data-layer=hardness]').click()",
 }
 MEASURE = """

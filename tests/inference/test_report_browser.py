@@ -34,25 +34,14 @@ pytestmark = pytest.mark.skipif(
 
 SAMPLES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("report_samples.py"))))
 COUNT = 30
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--window-size=1280,900",
-)
+BENCHMARK = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "benchmark_report.py")))
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for flag in (*BENCHMARK.FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
@@ -505,3 +494,11 @@ def test_the_box_lies_on_the_mark(audit: Any) -> None:
     """150 x 200 pixels are shown as they are; the box is two pixels outside of the mark."""
     box = one(audit, "#marks rect")
     assert [float(box.get_attribute(name)) for name in ("x", "y", "width", "height")] == [28, 18, 34, 24]
+
+
+def test_the_benchmark_finds_what_it_clicks(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_report(page, list(BENCHMARK.records(3)), title="3 phantoms", settings={})
+    times = BENCHMARK.browse(page)
+    assert list(times) == ["load", *BENCHMARK.STEPS]
+    assert all(value > 0 for value in times.values())
