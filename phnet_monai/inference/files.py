@@ -100,8 +100,8 @@ def find_scans(source: str | Path) -> Sources:
     """The scans that `source` means: one file, a folder with its subfolders, or a pattern (`scans/**/*.dcm`).
 
     Endings decide (any case); files without one are DICOM if they begin as such. Links to folders are not followed;
-    names that begin with a dot are passed over (file managers and archive tools leave such files beside images).
-    Folders that a pattern matches are searched like a folder.
+    names that begin with a dot are passed over (file managers and archive tools leave such files beside images), and so
+    are results of an earlier run that lie among the images. Folders that a pattern matches are searched like a folder.
 
     Raises:
         OSError: the folder `source` itself may not be looked into; one below it is noted in `Sources.unreadable`.
@@ -155,6 +155,8 @@ def _search(folder: Path) -> tuple[list[Path], dict[Path, str]]:
 
     for place, subfolders, names in os.walk(folder, onerror=note):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if "run.json" in names and "records" in subfolders:  # `phnet infer IMAGE .` leaves its results beside the image
+            subfolders[:] = [name for name in subfolders if name not in RESULT_FOLDERS]
         here = Path(place)
         scans = (here / n for n in names if not n.startswith(".") and _readable(here / n) and is_scan(here / n))
         found += [scan.relative_to(folder) for scan in scans]

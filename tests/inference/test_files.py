@@ -51,6 +51,12 @@ def test_a_single_file(tmp_path: Path) -> None:
     assert find_scans(tmp_path / "b.png").folder == tmp_path
 
 
+def test_results_beside_the_images_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "masks/a.png", "overlays/a.png", "records/a.json", "run.json", "later/b.png")
+    touch(tmp_path, "other/masks/c.png")  # somebody's folder of that name, which no run made
+    assert found(tmp_path) == ["a.png", "later/b.png", "other/masks/c.png"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
 def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.png")
