@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ def run_tasks(
     Args:
         jobs: processes at a time; 0: none, everything in this process (for debuggers; `threads` is left alone).
         threads: torch threads of each process; None leaves them alone.
+        progress: a bar on a terminal; elsewhere (a log file) a line on stderr for each task that ends.
         on_done: called in this process after each task that succeeded.
 
     Raises:
@@ -81,8 +83,9 @@ def run_tasks(
     outcome, waiting = Outcome(), list(tasks)
     running: dict[Any, tuple[Task, Any, Any]] = {}  # sentinel -> task, process, pipe
     context = multiprocessing.get_context("spawn")
-    before = sum(task.steps_done() for task in tasks)
-    bar = tqdm(total=sum(task.steps for task in tasks), initial=before, unit="step", disable=None if progress else True)
+    before, begun = sum(task.steps_done() for task in tasks), time.monotonic()
+    total = sum(task.steps for task in tasks)
+    bar = tqdm(total=total, initial=before, unit="step", disable=None if progress else True)
     try:
         while waiting or running:
             for task in _ready(waiting, outcome, jobs - len(running)):
@@ -96,7 +99,12 @@ def run_tasks(
             for sentinel in connection.wait(list(running), timeout=POLL_SECONDS):
                 task, process, receiver = running.pop(sentinel)
                 _finish(task, process, receiver, outcome, on_done)
-            _show(bar, tasks, outcome, [task for task, _, _ in running.values()])
+                if progress and bar.disable and task.name in outcome.done:
+                    now = _steps(tasks, outcome)
+                    left = (time.monotonic() - begun) / (now - before) * (total - now) if now > before else 0.0
+                    _tell(task, len(outcome.done), len(tasks), left)
+            if not bar.disable:
+                _show(bar, tasks, outcome, [task for task, _, _ in running.values()])
     finally:
         for _, process, _ in running.values():
             process.terminate()
@@ -149,11 +157,20 @@ def _settle(task: Task, error: str | None, outcome: Outcome, on_done: Callable[[
         tqdm.write(f"{task.name}: {error}", file=sys.stderr)
 
 
-def _show(bar: tqdm, tasks: Sequence[Task], outcome: Outcome, running: Sequence[Task]) -> None:
+def _steps(tasks: Sequence[Task], outcome: Outcome) -> int:
     done = set(outcome.done)
-    steps = sum(task.steps if task.name in done else task.steps_done() for task in tasks)
+    return sum(task.steps if task.name in done else task.steps_done() for task in tasks)
+
+
+def _show(bar: tqdm, tasks: Sequence[Task], outcome: Outcome, running: Sequence[Task]) -> None:
     bar.set_description_str(", ".join(task.name for task in running), refresh=False)
-    bar.update(max(0, steps - bar.n))
+    bar.update(max(0, _steps(tasks, outcome) - bar.n))
+
+
+def _tell(task: Task, number: int, count: int, seconds: float) -> None:
+    """A line of a log file; `seconds` are left at the pace so far, 0: none or not known."""
+    left = f", about {tqdm.format_interval(seconds)} left" if seconds else ""
+    print(f"done: {task.name} ({number} of {count}{left})", file=sys.stderr, flush=True)
 
 
 def _work(task: Task, threads: int | None, sender: Any) -> None:

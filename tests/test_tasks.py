@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,22 @@ def test_a_failure_stops_only_what_needs_it(jobs: int, tmp_path: Path, capsys: p
     assert outcome.done == ["other"]
     assert log.read_text() == "other\n"
     assert "bad: no such thing" in capsys.readouterr().err
+
+
+def test_a_log_file_gets_a_line_per_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = str(tmp_path / "log")
+    first = Task("first", f"{HERE}:note", {"path": log, "text": "1"}, steps=10)
+    tasks = [
+        first,
+        task("bad", "fail", message="no"),
+        Task("last", f"{HERE}:note", {"path": log, "text": "2"}, steps=10),
+    ]
+    run_tasks(tasks, jobs=1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert re.fullmatch(r"done: first \(1 of 3, about \d\d:\d\d left\)", lines[0]), lines
+    assert lines[1:] == ["bad: no", "done: last (2 of 3)"]
+    run_tasks([first], jobs=1, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_defect_is_shown_with_its_traceback() -> None:

@@ -60,7 +60,10 @@ def audit(
         FileNotFoundError, ValueError: the source is of none of the layouts; a broken image or mask is a finding.
     """
     listing = list_dataset(source, layout=layout, masks=masks)
-    looked = [_look(item, listing) for item in tqdm(listing.items, desc="looking", disable=not progress, leave=False)]
+    looked = [
+        _look(item, listing)
+        for item in tqdm(listing.items, desc="looking", disable=None if progress else True, leave=False)
+    ]
     found = [*_listed(listing), *(finding for one in looked for finding in one.findings)]
     whole = [(item, one.mark) for item, one in zip(listing.items, looked, strict=True) if one.mark is not None]
     items, marks = [item for item, _ in whole], [mark for _, mark in whole]

@@ -64,7 +64,7 @@ def write_datalist(
     digests: dict[str, str] = {}
     content: dict[str, Any] = {part: [] for part in PARTS}
     total = sum(len(records) for records in parts.values())
-    with tqdm(total=total, desc="datalist", disable=not progress, leave=False) as bar:
+    with tqdm(total=total, desc="datalist", disable=None if progress else True, leave=False) as bar:
         for part in PARTS:
             for record in parts[part]:
                 content[part].append(_entry(record, part, folder, digests))

@@ -136,7 +136,7 @@ def near_duplicate_pairs(
         return []
     paths = [Path(path) for path in images]
     if fingerprints is None:
-        bar = tqdm(paths, desc="thumbnails", disable=not progress, leave=False)
+        bar = tqdm(paths, desc="thumbnails", disable=None if progress else True, leave=False)
         fingerprints = [fingerprint(read_image(path)) for path in bar]
     first = _first_equals([mark.thumbnail for mark in fingerprints])
     chosen = sorted(set(first))
@@ -147,7 +147,7 @@ def near_duplicate_pairs(
     ]
     search = _CloseSearch(paths, fingerprints)
     likely = [(chosen[i], chosen[j]) for i, j in likely_pairs(np.stack([fingerprints[k].thumbnail for k in chosen]))]
-    for one, other in tqdm(likely, desc="likely pairs", disable=not progress, leave=False):
+    for one, other in tqdm(likely, desc="likely pairs", disable=None if progress else True, leave=False):
         pair = search.compare(one, other, same)
         if pair.similarity >= pair.threshold - margin:
             found.append(pair)

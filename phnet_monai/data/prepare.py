@@ -220,7 +220,7 @@ def check_files(records: Sequence[Record], *, progress: bool = True) -> None:
         DecodeError: lists the files (first 20) that cannot be read, and masks whose size is not that of their image.
     """
     problems = []
-    for record in tqdm(records, desc="reading", disable=not progress, leave=False):
+    for record in tqdm(records, desc="reading", disable=None if progress else True, leave=False):
         try:
             shape = read_image(record.image).shape
             for mask in record.masks:

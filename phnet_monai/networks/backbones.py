@@ -132,9 +132,9 @@ def _from_scratch(decoder: str, features: Sequence[int]) -> PlainUNet | Residual
     from phnet_monai.networks.plain_unet import PlainUNet
     from phnet_monai.networks.residual_attention_unet import ResidualAttentionUNet
 
-    return {"plain_unet": PlainUNet, "residual_attention_unet": ResidualAttentionUNet, "pdf_unet": PDFUNet}[decoder](
-        features
-    )
+    if decoder == "plain_unet":
+        return PlainUNet(features)
+    return PDFUNet(features) if decoder == "pdf_unet" else ResidualAttentionUNet(features)
 
 
 def normalisation(encoder: str, decoder: str) -> tuple[list[float], list[float]]:
