@@ -26,6 +26,9 @@ MAX_PIXELS = 100_000_000
 MAX_STACK_PIXELS = 500_000_000
 """Pixels of all frames of one file: 500 MB of grey. A clip of 600 frames of 1024 x 768 stays below it."""
 
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284
+"""Tags of TIFF."""
+
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -45,9 +48,10 @@ def read_image(path: str | PathLike[str]) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DecodeError: the file is empty, truncated, no image, too large or of a kind that has no defined grey scale.
+        DecodeError: the file is empty, truncated, no image, too large or of a kind that has no defined grey scale
+            (floating-point, signed or 32-bit values).
     """
-    return _eight_bit(read_values(path))
+    return _eight_bit(_read(Path(path), any_scale=False))
 
 
 def read_mask(path: str | PathLike[str] | Sequence[str | PathLike[str]]) -> np.ndarray:
@@ -150,19 +154,20 @@ def read_values(path: str | PathLike[str]) -> np.ndarray:
         path: as for `read_image`.
 
     Returns:
-        (H, W): uint8, or int32 within 0..65535 for 16-bit files.
+        (H, W): uint8, or int32 within 0..65535 for files of more bits; masks may be signed or of 32 bits, too.
 
     Raises:
         FileNotFoundError, DecodeError: as `read_image`.
     """
-    path = Path(path)
+    return _read(Path(path), any_scale=True)
+
+
+def _read(path: Path, *, any_scale: bool) -> np.ndarray:
     try:
         with path.open("rb") as stream:
             check_not_empty(path, stream)
             with Image.open(stream, formats=_FORMATS) as image:
-                _check_size(path, image)
-                upright = ImageOps.exif_transpose(image)
-                values = _to_grey(path, upright)
+                values = _upright_grey(path, image, any_scale=any_scale)
     except (DecodeError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (
@@ -197,6 +202,26 @@ def _check_size(path: Path, image: Image.Image) -> None:
         raise DecodeError(f"{path} holds {pages} pages, expected one picture. Save its pages as files of their own.")
 
 
+def _upright_grey(path: Path, image: Image.Image, *, any_scale: bool) -> np.ndarray:
+    """Grey values of an opened picture, as a viewer shows it; refuses what Pillow would give wrongly without a word."""
+    _check_size(path, image)
+    tags = getattr(image, "tag_v2", {})
+    if tags and image.mode == "I" and not any_scale:
+        raise DecodeError(
+            f"{path} holds signed or 32-bit values, which have no defined white. Save it as unsigned 8- or 16-bit grey."
+        )
+    bits, colour_planes = max(tags.get(_BITS, (8,))), tags.get(_PLANES) == 2
+    tiles = getattr(image, "tile", ())
+    if bits > 8 and colour_planes and tiles and tiles[0][0] == "raw":  # Pillow takes the low bytes
+        raise DecodeError(
+            f"{path} holds its colours in separate planes of {bits} bits, which is not read. Save it with interleaved "
+            "colours, or as 8-bit."
+        )
+    white_is_zero = image.mode in _SIXTEEN_BIT_MODES and tags.get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits only
+    values = _to_grey(path, ImageOps.exif_transpose(image))
+    return 65535 - values if white_is_zero else values
+
+
 def _to_grey(path: Path, image: Image.Image) -> np.ndarray:
     if image.mode in _SIXTEEN_BIT_MODES:
         return _checked_sixteen_bit(path, np.asarray(image).astype(np.int32))
@@ -228,8 +253,7 @@ def _size_text(array: np.ndarray) -> str:
 def to_grey_image(image: Image.Image) -> Image.Image:
     """PIL picture of any mode -> PIL picture of mode L as `read_image` sees it (converter for MONAI's `PILReader`)."""
     path = Path(getattr(image, "filename", "") or "picture")
-    _check_size(path, image)
-    return Image.fromarray(_eight_bit(_to_grey(path, ImageOps.exif_transpose(image))))
+    return Image.fromarray(_eight_bit(_upright_grey(path, image, any_scale=False)))
 
 
 def image_items(folder: str | PathLike[str]) -> list[dict[str, str]]:

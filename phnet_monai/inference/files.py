@@ -16,6 +16,9 @@ from phnet_monai.data.scan import SCAN_ENDINGS, is_scan
 LONGEST_NAME = 240
 """Bytes of a result's name without its ending."""
 
+RESULT_ENDINGS = (".png", ".nii.gz", ".dcm", ".json")
+"""What a result's name may end in: masks of each kind of scan, and its record."""
+
 RESULT_FOLDERS = ("masks", "overlays", "hardness", "probabilities", "frames", "records")
 
 
@@ -167,16 +170,27 @@ def result_keys(scans: Sequence[Path]) -> dict[Path, Path]:
     """Scan -> what its results are called, without ending, both relative: `a/x.jpg` -> `a/x`, `b.nii.gz` -> `b`.
 
     Where two scans of one folder would share a name (`x.jpg`, `x.png`; upper and lower case count as the
-    same, as on some disks), each keeps its ending: `x.jpg`, `x.png`.
+    same, as on some disks), each keeps its ending: `x.jpg`, `x.png`. So does one whose result would be called like a
+    folder of scans.
     """
     keys = {scan: scan.with_name(_short(stem(scan.name))) for scan in scans}
+    folders = {str(folder).casefold() for scan in scans for folder in scan.parents}
     while True:
         counts = Counter(str(key).casefold() for key in keys.values())
         full = {scan: scan.with_name(_short(scan.name)) for scan in scans}
-        clashing = [scan for scan, key in keys.items() if counts[str(key).casefold()] > 1 and key != full[scan]]
+        clashing = [
+            scan
+            for scan, key in keys.items()
+            if key != full[scan] and (counts[str(key).casefold()] > 1 or _is_in_the_way(key, folders))
+        ]
         if not clashing:
             return keys
         keys.update({scan: full[scan] for scan in clashing})
+
+
+def _is_in_the_way(key: Path, folders: set[str]) -> bool:
+    """Whether a result of this name would lie where a folder of results has to be (`x.jpg` beside `x.png/y.jpg`)."""
+    return any(f"{key}{ending}".casefold() in folders for ending in RESULT_ENDINGS)
 
 
 def _short(name: str) -> str:

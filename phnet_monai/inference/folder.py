@@ -180,6 +180,7 @@ class _Run:
             check_same_settings(self.out, self.told)
             check_same_input(self.out, self.jobs, earlier)
         drop_renamed(self.out, self.jobs, earlier)
+        drop_other_settings(self.out, self.jobs, earlier)
         if overwrite:
             to_do = list(self.jobs)
             for name in WHOLE_FILES:  # they tell of results that will be gone
@@ -251,14 +252,14 @@ class _Run:
 
 
 def _unfinished(out: Path, job: Job, record: dict[str, Any] | None) -> Job | None:
-    """The job, if there is something to do. Results that are there beside the asked ones are made anew with them."""
+    """The job, if there is something to do. Kinds of results that were made before and are not asked for now are made
+    anew with it (a scan that was damaged or has changed keeps its probabilities)."""
     if record is None:
         return job
     if fits(out, job, record):
         return None
-    if fits(out, replace(job, kinds=tuple(record["kinds"])), record):
-        return replace(job, kinds=tuple(dict.fromkeys([*job.kinds, *record["kinds"]])))
-    return job
+    same = (record["image"], record["settings"], record["origin"]) == (job.name, job.settings, job.origin)
+    return replace(job, kinds=tuple(dict.fromkeys([*job.kinds, *record["kinds"]]))) if same else job
 
 
 def drop_renamed(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
@@ -268,6 +269,15 @@ def drop_renamed(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, A
         job = current.get(record["origin"])
         if job is not None and path != job.record_file(out):
             discard(out, path)
+
+
+def drop_other_settings(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
+    """Remove results of the jobs that another model or setting made: a run that is cut short shall not leave them among
+    new ones. Those of the same settings stay until each is replaced."""
+    for job in jobs:
+        record = earlier.get(job.record_file(out))
+        if record is not None and record["settings"] != job.settings:
+            discard(out, job.record_file(out))
 
 
 @contextmanager
@@ -290,15 +300,16 @@ def preview(
 ) -> list[str]:
     """What a run would do, a line per scan; nothing is written and no model is loaded.
 
-    Finished are scans that an earlier run has done, whatever its model and settings: a run with others refuses them.
+    Finished are scans that the last run has done, or one before with its model and settings: a run with others refuses
+    them.
     """
     source, out = check_paths(input, out)
-    sources, left = find_scans(source), limit
+    sources, left, last = find_scans(source), limit, _last_settings(out)
     lines = [f"failed: {name}: {reason}" for name, reason in _unreadable(sources, anonymize=anonymize).items()]
     for job in plan_jobs(sources, kinds, anonymize=anonymize):
         record = None if overwrite else read_record(job.record_file(out))
-        same = record is not None and finished_record(out, replace(job, settings=record["settings"])) is not None
-        if same:
+        told = None if record is None else settings_digest(last) if last is not None else record["settings"]
+        if told is not None and finished_record(out, replace(job, settings=told)) is not None:
             state = "finished"
         elif left == 0:
             state = "later"
@@ -310,12 +321,11 @@ def preview(
 
 def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
     """Raise ValueError if `out` has a readable run.json of other settings (weights, input size, threshold, ...)."""
-    try:
-        earlier = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))["settings"]
-        compared = [name for name in settings if name != "model"]  # a file may be renamed: its digest counts
-        different = [name for name in compared if earlier.get(name) != settings[name]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # no record of a run: nothing to compare with; records have their own digest
+    earlier = _last_settings(out)
+    if earlier is None:
+        return  # nothing to compare with; records have their own digest
+    compared = [name for name in settings if name != "model"]  # a file may be renamed: its digest counts
+    different = [name for name in compared if earlier.get(name) != settings[name]]
     if different:
         changes = ", ".join(f"{name} {earlier.get(name)} then, {settings[name]} now" for name in different)
         raise ValueError(
@@ -324,14 +334,25 @@ def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def _last_settings(out: Path) -> dict[str, Any] | None:
+    """The settings in `out`'s run.json; None where there is none that can be read."""
+    try:
+        found = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def check_same_input(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
-    """Raise ValueError if a scan would replace the results of one of the same name from another folder."""
+    """Raise ValueError if a scan would replace the results of another file: of the same name from another folder, or of
+    the same name but for the ending, which a run that did not see both told apart."""
     for job in jobs:
         record = earlier.get(job.record_file(out)) if job.origin else None
         if record is not None and record["origin"] not in ("", job.origin):
             raise ValueError(
-                f"{out} holds results of another {record['image']!r}, which lay elsewhere. Choose another output "
-                "folder, or replace the results with --overwrite."
+                f"{out} holds results under the name {job.key.as_posix()!r} of another file, {record['image']!r} of an "
+                f"earlier input; {job.name!r} would replace them. Choose another output folder, segment both files in "
+                "one run, or replace the results with --overwrite."
             )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from phnet_monai.data import DecodeError, read_image, read_mask
@@ -80,10 +81,41 @@ def test_sixteen_bit_is_scaled_by_its_range(tmp_path: Path, suffix: str) -> None
     np.testing.assert_array_equal(image, np.round(values / 65535 * 255))
 
 
-def test_thirty_two_bit_values_out_of_range_are_refused(tmp_path: Path) -> None:
-    path = _save(Image.fromarray(np.array([[0, 70000]], np.int32)), tmp_path / "deep.tif")
-    with pytest.raises(DecodeError, match=r"deep\.tif has values from 0 to 70000"):
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_tiff_with_white_as_zero_is_turned_over(tmp_path: Path, ramp: np.ndarray, bits: int, photometric: str) -> None:
+    most = 2**bits - 1
+    values = ramp.astype(f"uint{bits}") * (most // 255)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values if photometric == "minisblack" else most - values, photometric=photometric)
+    np.testing.assert_array_equal(read_image(path), ramp)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint32"])
+def test_a_tiff_without_a_defined_white_is_a_mask_at_most(tmp_path: Path, ramp: np.ndarray, dtype: str) -> None:
+    path = tmp_path / "deep.tif"
+    tifffile.imwrite(path, ramp.astype(dtype))
+    with pytest.raises(DecodeError, match=r"deep\.tif holds signed or 32-bit values"):
         read_image(path)
+    np.testing.assert_array_equal(read_mask(path), 2 * ramp.astype(int) >= ramp.max())
+    tifffile.imwrite(path, np.array([[0, 70000]], "int32"))
+    with pytest.raises(DecodeError, match=r"deep\.tif has values from 0 to 70000"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colours_in_planes_are_right_or_refused(
+    tmp_path: Path, ramp: np.ndarray, bits: int, compression: str | None
+) -> None:
+    planes = np.stack([ramp] * 3).astype(f"uint{bits}") * ((2**bits - 1) // 255)
+    path = tmp_path / "planes.tif"
+    tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", compression=compression)
+    if bits == 16 and compression is None:
+        with pytest.raises(DecodeError, match=r"planes\.tif holds its colours in separate planes of 16 bits"):
+            read_image(path)
+    else:
+        np.testing.assert_array_equal(read_image(path), ramp)
 
 
 def test_float_is_refused(tmp_path: Path) -> None:

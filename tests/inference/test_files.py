@@ -107,6 +107,21 @@ def test_same_stem_in_one_folder_keeps_the_endings() -> None:
     }
 
 
+def test_a_folder_that_is_called_like_a_result() -> None:
+    assert named(
+        "x.jpg", "x.png/y.jpg", "r.png", "R.json/q.png", "z.nii", "z.nii.gz/w.png", "d.dcm", "d.dcm.d/e.dcm"
+    ) == {
+        "x.jpg": "x.jpg",
+        "x.png/y.jpg": "x.png/y",
+        "r.png": "r.png",
+        "R.json/q.png": "R.json/q",
+        "z.nii": "z.nii",
+        "z.nii.gz/w.png": "z.nii.gz/w",
+        "d.dcm": "d",
+        "d.dcm.d/e.dcm": "d.dcm.d/e",
+    }
+
+
 def test_a_name_that_is_only_an_ending_stays() -> None:
     assert stem("png") == "png"
     assert stem("a.nii") == "a"

@@ -261,6 +261,40 @@ def test_overwrite_cut_short_leaves_no_old_mask_behind(
     assert record(out)["finished"] is True
 
 
+def test_overwrite_of_a_part_leaves_no_old_mask_behind(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    again: dict[str, Any] = {"settings": FrameSettings(0.9), "quiet": True}
+    infer_folder(source, out, predictor, overwrite=True, limit=1, **again)
+    assert [name for name in tree(out) if name.startswith("masks/")] == ["masks/a.png"]
+    lines = preview(source, out, kinds=["masks", "overlays"])
+    assert [line.split(":")[0] for line in lines] == ["finished", "to do", "to do", "to do"]
+    assert infer_folder(source, out, predictor, **again).counts["done"] == 3
+
+
+def test_overwrite_with_the_same_settings_keeps_what_it_has_not_reached(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    infer_folder(source, out, predictor, overwrite=True, limit=1, quiet=True)
+    assert sum(name.startswith("masks/") for name in tree(out)) == 4
+
+
+@pytest.mark.parametrize("change", ["damaged", "newer"])
+def test_what_was_asked_before_is_made_again_with_the_rest(
+    source: Path, tmp_path: Path, predictor: Predictor, change: str
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, hardness=True, probabilities=True, quiet=True)
+    if change == "damaged":
+        (out / "overlays" / "a.png").unlink()
+    else:
+        os.utime(source / "a.png", (1, 1))
+    assert infer_folder(source, out, predictor, quiet=True).counts["done"] == 1
+    assert {f"{kind}/a.png" for kind in ("masks", "overlays", "hardness", "probabilities")} <= set(tree(out))
+
+
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "record"])
 def test_damaged_results_are_made_again(source: Path, tmp_path: Path, predictor: Predictor, damage: str) -> None:
     out = tmp_path / "o"
@@ -310,7 +344,7 @@ def test_the_same_name_from_another_folder_is_refused(source: Path, tmp_path: Pa
     out = tmp_path / "o"
     infer_folder(source, out, predictor, quiet=True)
     kept = (out / "masks" / "a.png").read_bytes()
-    with pytest.raises(ValueError, match=r"another 'a\.png', which lay elsewhere"):
+    with pytest.raises(ValueError, match=r"under the name 'a' of another file, 'a\.png'"):
         infer_folder(other.parent, out, predictor, quiet=True)
     assert (out / "masks" / "a.png").read_bytes() == kept
     assert infer_folder(other.parent, out, predictor, overwrite=True, quiet=True).counts["done"] == 1
@@ -375,7 +409,7 @@ def test_nothing_of_an_earlier_picture_stays(source: Path, tmp_path: Path, predi
     infer_folder(source, out, predictor, quiet=True)
     left = [name for name in tree(out) if Path(name).stem == "a" and "/" in name]
     assert left == []
-    assert not (out / "hardness" / "sub" / "b.png").exists()
+    assert read(out / "hardness" / "sub" / "b.png").shape[:2] == (50, 50)  # made anew, of the new picture
     assert (out / "hardness" / "sub" / "c.png").is_file()  # untouched scans keep what they have
 
 
