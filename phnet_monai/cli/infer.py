@@ -82,7 +82,10 @@ def infer(
     models = model_files(model)
     sources = find_scans(source)
     if not sources.scans and not sources.unreadable:
-        print(f"phnet: nothing to do: {input} holds no image (PNG, JPEG, BMP, TIFF, NIfTI, DICOM)", file=sys.stderr)
+        what = f"{input} holds no image"
+        if not source.exists():
+            what = f"no image matches the pattern {input} (a bracket of a name is written [[])"
+        print(f"phnet: nothing to do: {what}; expected PNG, JPEG, BMP, TIFF, NIfTI or DICOM", file=sys.stderr)
         return 4
     wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}
     if dry_run:

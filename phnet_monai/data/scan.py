@@ -18,7 +18,7 @@ Kind = Literal["picture", "nifti", "dicom"]
 NIFTI_ENDINGS: tuple[str, ...] = (".nii", ".nii.gz")
 DICOM_ENDINGS: tuple[str, ...] = (".dcm", ".dicom")
 SCAN_ENDINGS: tuple[str, ...] = (*IMAGE_SUFFIXES, *NIFTI_ENDINGS, *DICOM_ENDINGS)
-"""File name endings (lower case) of all that can be read; DICOM files may have none."""
+"""File name endings (lower case) of all that can be read; DICOM files may have none or any other."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_scan(path: str | PathLike[str]) -> Scan:
 
 
 def is_scan(path: str | PathLike[str]) -> bool:
-    """True where `read_scan` is worth trying: by the ending (any case), and by DICOM's magic number without one.
+    """True where `read_scan` is worth trying: by the ending (any case), else by DICOM's magic number.
 
     `DICOMDIR`, the table of contents of a DICOM disc, is none although it has that number.
     """
@@ -86,7 +86,7 @@ def scan_kind(path: str | PathLike[str]) -> Kind:
         raise FileNotFoundError(f"{path}: no such file")
     raise DecodeError(
         f"{path} is no image by its name or first bytes; expected one ending in {', '.join(SCAN_ENDINGS)}, or a DICOM "
-        "file without an ending."
+        "file of any name."
     )
 
 
@@ -98,6 +98,5 @@ def _kind(path: Path) -> Kind | None:
         return "nifti"
     if name.endswith(DICOM_ENDINGS):
         return "dicom"
-    # files named by their UID (1.2.840.1) end in digits, which is no ending
-    has_ending = any(letter.isalpha() for letter in path.suffix)
-    return "dicom" if not has_ending and name != "dicomdir" and has_dicom_magic(path) else None
+    # many archives give DICOM no ending, the UID (1.2.840.1), or their own (.IMA, .img)
+    return "dicom" if name != "dicomdir" and has_dicom_magic(path) else None

@@ -102,9 +102,10 @@ def check_out(out: str | Path) -> Path:
 def find_scans(source: str | Path) -> Sources:
     """The scans that `source` means: one file, a folder with its subfolders, or a pattern (`scans/**/*.dcm`).
 
-    Endings decide (any case); files without one are DICOM if they begin as such. Links to folders are not followed;
-    names that begin with a dot are passed over (file managers and archive tools leave such files beside images), and so
-    are results of an earlier run that lie among the images. Folders that a pattern matches are searched like a folder.
+    Endings decide (any case); files with none or another one are DICOM if they begin as such. Links to folders are not
+    followed; names that begin with a dot are passed over (file managers and archive tools leave such files beside
+    images), and so are results of an earlier run that lie among the images. Folders that a pattern matches are searched
+    like a folder.
 
     Raises:
         OSError: the folder `source` itself may not be looked into; one below it is noted in `Sources.unreadable`.

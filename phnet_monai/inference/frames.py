@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from phnet_monai.data.audit_checks import is_blank
 from phnet_monai.inference.hardness import frame_grid, uncertainty
 from phnet_monai.inference.measure import measure_lesions
 from phnet_monai.inference.postprocess import Postprocess
@@ -57,7 +58,7 @@ class Frame:
 def find_lesions(
     image: np.ndarray, probs: np.ndarray, *, number: int, spacing: Spacing | None, settings: FrameSettings
 ) -> Frame:
-    """Mask, measurements and picture of one frame.
+    """Mask, measurements and picture of one frame. A blank one is marked as such: its answer is of no picture.
 
     Args:
         image: uint8 (H, W); probs: float32 (H, W), probability of lesion.
@@ -72,6 +73,7 @@ def find_lesions(
         "height": image.shape[0],
         "width": image.shape[1],
         "spacing_mm": None if spacing is None else list(spacing),
+        "blank": is_blank(image),
         "uncertainty": round(uncertainty(grid), 6),
         "lesion_pixels": int(np.count_nonzero(mask)),
         "lesions": [asdict(lesion) for lesion in measure_lesions(mask, probs, spacing)],

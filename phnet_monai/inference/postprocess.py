@@ -85,7 +85,7 @@ class Postprocess:
         if spacing_mm is None:
             raise ValueError(
                 f"a smallest area of {self.min_area_mm2} mm2 cannot be applied: the image tells no pixel spacing; "
-                "give the smallest area in pixels"
+                "give --spacing-mm, or the smallest area in pixels"
             )
         # a hair is taken off: 0.1 * 0.1 * 100 is 1.0000000000000002 in floating point
         return max(self.min_area_px, self.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]) * (1 - 1e-9))

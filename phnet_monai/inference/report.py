@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phnet_monai.inference.report_items import (
+    BLANK,
     CLEAR,
     FAILED,
     FALSE_ALARM,
@@ -86,10 +87,11 @@ def write_report(
         for record in failed:
             store.add(failed_item(dict(record)))
         store.number(_least_certain_first)
+        filters = ((LESION, "With lesion"), (CLEAR, "Without"), (BLANK, "Blank"), (FAILED, "Failed"))
         page = _page(title, settings, notes, created) | {
             "kind": "infer",
             "tiles": infer_tiles(store.rows, images),
-            "filters": _filters(store.rows, ((LESION, "With lesion"), (CLEAR, "Without"), (FAILED, "Failed"))),
+            "filters": _filters(store.rows, filters),
             "layers": [Choice("prediction", "Contour", True), Choice("hardness", "Hardness")],
             "orders": [
                 Order("uncertainty", True, "Least certain first"),

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from phnet_monai.inference.report_colours import hardness_png
 from phnet_monai.inference.thumbnail import thumbnail_size
 
-FAILED, LESION, CLEAR, MISSED, FALSE_ALARM = "failed", "lesion", "clear", "missed", "false-alarm"
+FAILED, BLANK, LESION, CLEAR, MISSED, FALSE_ALARM = "failed", "blank", "lesion", "clear", "missed", "false-alarm"
 """Tags of an item, by which the page filters."""
 
 LINK_NAMES = {"masks": "Mask", "overlays": "Overlay", "hardness": "Hardness", "probabilities": "Probabilities"}
@@ -59,8 +59,9 @@ def record_items(record: dict[str, Any]) -> Iterator[Item]:
     links = _links(record.get("outputs") or {}, len(frames))
     for place, frame in enumerate(frames):
         item = _frame_item(frame, record["image"], several=len(frames) > 1)
-        item["tags"] = [LESION if frame["lesions"] else CLEAR]
-        item |= {"pill": _count_text(len(frame["lesions"])), "alert": False}
+        blank = bool(frame.get("blank"))
+        item["tags"] = [LESION if frame["lesions"] else CLEAR] + [BLANK] * blank
+        item |= {"pill": "blank image" if blank else _count_text(len(frame["lesions"])), "alert": blank}
         item["links"] = links[place]
         yield item
 

@@ -44,6 +44,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip errors, pickle errors, EOF: torch raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in reason:  # torch's words go on with how to run the file as a program
+            reason = "it holds more than weights and plain values, or is no file of PyTorch"
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({reason}). Expected a file written by `phnet train`; "
             "a truncated or foreign file must be replaced."

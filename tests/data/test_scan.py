@@ -64,8 +64,8 @@ def test_endings_tell_the_kind_of_any_file(tmp_path: Path, name: str, kind: str)
     assert scan_kind(tmp_path / name) == kind
 
 
-@pytest.mark.parametrize("name", ["IM_0001", "1.2.840.113619.2.55", "001"])
-def test_dicom_without_ending(twins: dict[str, Path], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["IM_0001", "1.2.840.113619.2.55", "001", "scan.IMA", "a.img"])
+def test_dicom_by_its_first_bytes(twins: dict[str, Path], tmp_path: Path, name: str) -> None:
     path = twins["dicom"].rename(tmp_path / name)
     assert is_scan(path)
     assert read_scan(path).kind == "dicom"

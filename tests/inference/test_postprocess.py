@@ -64,7 +64,7 @@ def test_the_smallest_area_in_mm2_needs_a_spacing() -> None:
     assert step(SCENE, (0.1, 0.1)).sum() == 12  # 4 pixels are exactly 0.04 mm2
     assert step(SCENE, (0.2, 0.2)) is SCENE
     assert step(SCENE, (0.05, 0.1)).sum() == 8
-    with pytest.raises(ValueError, match="no pixel spacing"):
+    with pytest.raises(ValueError, match="no pixel spacing; give --spacing-mm"):
         step(SCENE)
     assert Postprocess(min_area_mm2=0.04, min_area_px=5)(SCENE, (0.1, 0.1)).sum() == 8  # the stricter one counts
 

@@ -61,6 +61,27 @@ def test_metadata_tells_the_card_s_scores() -> None:
             assert metadata["eval_metrics"][f"{name}_{score}"] == pytest.approx(found, abs=5e-5)
 
 
+def test_a_training_can_start_from_it(datalist: Path, tmp_path: Path) -> None:
+    few = ["--rate", "1e-12", "--max_epochs", "1", "--epoch_length", "1", "--batch_size", "2", "--num_workers", "0"]
+    words = [
+        "train",
+        str(datalist),
+        str(tmp_path / "o"),
+        "--profile",
+        "cpu",
+        "--init",
+        "default",
+        "--device",
+        "cpu",
+        *few,
+    ]
+    assert main(words) == 0
+    trained, given = read_checkpoint(tmp_path / "o" / "last.pt")["student"], read_checkpoint(default_model())["student"]
+    learned = [name for name in given if name.endswith((".weight", ".bias"))]
+    assert len(learned) > 100
+    assert all(torch.allclose(trained[name], given[name].float(), atol=1e-6) for name in learned)
+
+
 @pytest.mark.slow
 def test_the_bundle_and_the_command_write_the_same_masks(
     phantoms: Path, run_module: Callable[..., str], tmp_path: Path
