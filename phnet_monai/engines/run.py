@@ -6,6 +6,7 @@ import difflib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
 from phnet_monai.data import check_leaks, load_part
+from phnet_monai.data.records import shorten
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.engines.tracking import check_tracking, track
-from phnet_monai.files import write_json
-from phnet_monai.networks import Ensemble, load_ensemble, read_checkpoint
+from phnet_monai.files import locked, write_json
+from phnet_monai.networks import load_ensemble, read_checkpoint
 from phnet_monai.shipped import bundle_folder
 
 SEPARATOR = "#"
@@ -210,6 +212,7 @@ def train_run(
     Raises:
         FileNotFoundError, FileExistsError, ConfigError, CheckpointError, LeakError, TrackingError, MissingExtraError:
             before any work starts.
+        BlockingIOError: another training is at work in `out`.
     """
     out = Path(out)
     if tracking is not None:
@@ -240,23 +243,74 @@ def train_run(
         values,
     )
     out.mkdir(parents=True, exist_ok=True)
-    kept = resume and (out / "config.json").is_file()  # a refused resume must not replace what was trained
-    if shard.first and not kept:
-        write_json(out / "config.json", parser.get())
-    if tracking is not None:
-        track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
-    run(parser)
-    saved = parser.get_parsed_content("checkpoints")
-    result = {
-        "best": {"score": saved.best_score if saved.best_epoch else None, "epoch": saved.best_epoch},
-        "last": {"score": saved.last_score, "epoch": parser.get_parsed_content("max_epochs")},
-        "score": saved.score,
-        "evaluated": saved.evaluated,
-        "out": str(out),
-    }
-    if shard.first:
-        write_json(out / "run.json", result)
+    with locked(out, "`phnet train`") if shard.first else nullcontext():
+        going_on = resume and any((out / name).is_file() for name in ("last.pt", "previous.pt"))
+        kept = out / "config.json"
+        if going_on and kept.is_file():  # a refused resume must not replace what was trained
+            check_same_config(kept, parser.get())
+        elif shard.first:
+            write_json(kept, parser.get())
+        if tracking is not None:
+            track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
+        run(parser)
+        saved = parser.get_parsed_content("checkpoints")
+        result = {
+            "best": {"score": saved.best_score if saved.best_epoch else None, "epoch": saved.best_epoch},
+            "last": {"score": saved.last_score, "epoch": parser.get_parsed_content("max_epochs")},
+            "score": saved.score,
+            "evaluated": saved.evaluated,
+            "out": str(out),
+        }
+        if shard.first:
+            write_json(out / "run.json", result)
     return result
+
+
+MAY_DIFFER = (
+    *("bundle_root", "dataset_dir", "output_dir", "datalist", "device", "amp", "num_workers", "cache_rate"),
+    *(
+        "init",
+        "labeler_init",
+        "second_init",
+        "resume",
+        "allow_leak",
+        "progress",
+        "checkpoints",
+        "pseudo_label_evaluator",
+    ),
+)
+"""Ids that do not change what is trained: places, means, and what is said and kept of it."""
+
+
+def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to go on with another configuration than the one that a run began with.
+
+    Args:
+        kept: the run's config.json; config: the present one, composed. Ids that the older one did not know are passed
+            over, and so are those of `MAY_DIFFER`.
+
+    Raises:
+        ConfigError: they differ; the message names the ids.
+    """
+    before = json.loads(kept.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(config))
+    known = {name for name in before if name in now and name not in MAY_DIFFER}
+    simple_first = sorted(known, key=lambda name: (isinstance(before[name], dict), name))
+    found = [one for name in simple_first for one in _differences(name, before[name], now[name])]
+    if found:
+        raise ConfigError(
+            f"{kept}: the run began with another configuration: {shorten(found, 5)}. Resume with the same one, or "
+            "train into another folder."
+        )
+
+
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    """`id: value then, value now` of all that differs below an id."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [*before, *(key for key in now if key not in before)]
+        return [one for key in names for one in _differences(f"{name}{SEPARATOR}{key}", before.get(key), now.get(key))]
+    then, present = ("{...}" if isinstance(value, dict) else json.dumps(value) for value in (before, now))
+    return [] if before == now else [f"{name} was {then}, is {present}"]
 
 
 def _of_several_processes(shard: Shard) -> list[Path]:
@@ -288,7 +342,7 @@ def evaluate_run(
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
     images = load_part(datalist, part)
     check_leaks(datalist, allow=allow_leak)
-    network, info = load_ensemble(paths, which=which)
+    _, info = load_ensemble(paths, which=which)
     if not images:
         raise ValueError(f"{datalist}: its part {part!r} holds no image to score; choose another, or prepare it again")
     files = [str(Path(path).resolve()) for path in paths]
@@ -304,11 +358,9 @@ def evaluate_run(
         "allow_leak": allow_leak,
         **({} if device == "auto" else {"device": device}),
     }
-    if isinstance(network, Ensemble):  # comes with its weights; the handler that loads those of one network is left out
-        values |= {"network_def": {"_target_": "phnet_monai.networks.load_network", "paths": files, "which": which}}
-        values |= {"handlers#0": None}
-    else:
-        arguments = {**info["network"], "embedding_size": None}
-        values |= {"network_def": {"_target_": "phnet_monai.networks.PHNet", **arguments}}
+    # it comes with its weights, so that the handler that loads them is left out; a checkpoint's own words about its
+    # network must not reach the config, where `$` is code
+    values |= {"network_def": {"_target_": "phnet_monai.networks.load_network", "paths": files, "which": which}}
+    values |= {"handlers#0": None}
     run(compose(bundle_folder() / "configs" / "evaluate.json", (), values))
     return json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))

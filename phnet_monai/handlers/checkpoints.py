@@ -23,6 +23,10 @@ from phnet_monai.networks.ensemble import Ensemble
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
+_PLACE = ("epoch", "completed", "iteration", "epoch_length", "max_epochs")
+_STATE = (*_PLACE, "random", "other_processes", "optimizer", "best", "handlers")
+"""What a run needs to go on."""
+
 
 class SaveCheckpoints:
     """Writes `last.pt` after every epoch, `best.pt` when the validation score improves; resumes from `last.pt`.
@@ -92,6 +96,9 @@ class SaveCheckpoints:
         self.best_score, self.best_epoch = -math.inf, 0
         self.last_score: float | None = None
         self._saved: int | None = None  # the iteration of `last.pt`
+        self._last_is_good = (
+            True  # False: `last.pt` could not be read, so that it must not take the place of `previous.pt`
+        )
         self._random: dict[str, Any] | None = None  # of a resumed run, until its first step
 
     def attach(self, engine: Engine) -> None:
@@ -111,7 +118,16 @@ class SaveCheckpoints:
         elif last.is_file() or previous.is_file():
             if joined_shard().first:
                 remove_partial_files(self.folder, below=False)
-            self._restore(engine, *read_newest(last, previous))
+            content, path = read_newest(last, previous)
+            self._last_is_good = path == last
+            try:
+                self._restore(engine, content, path)
+            except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise CheckpointError(
+                    f"{path}: does not fit this training ({type(error).__name__}: {reason}). Resume with the network, "
+                    "profile and method that it was trained with; a file that was changed must be replaced."
+                ) from error
 
     def save(self, engine: Engine) -> None:
         """At the end of an epoch, its validation done: the best checkpoint, if it is one, and the last."""
@@ -202,9 +218,7 @@ class SaveCheckpoints:
         return {name: _on_cpu(handler.state_dict()) for name, handler in own.items()}
 
     def _restore(self, engine: Engine, content: dict[str, Any], path: Path) -> None:
-        state = content.get("training")
-        if state is None:
-            raise CheckpointError(f"{path}: has no training state; only a `{LAST}` of `phnet train` can be resumed")
+        state = content["training"]
         for name in ("max_epochs", "epoch_length"):
             if state[name] != getattr(engine.state, name):
                 raise CheckpointError(
@@ -264,26 +278,43 @@ class SaveCheckpoints:
             torch.save(content, stream)
             stream.flush()
             os.fsync(stream.fileno())  # only when the new one is on the disk may the older one go
-            if keep is not None and (self.folder / name).is_file():
+            if keep is not None and self._last_is_good and (self.folder / name).is_file():
                 keep_as(self.folder / name, self.folder / keep)
+        self._last_is_good |= name == LAST
 
 
 def read_newest(last: Path, previous: Path) -> tuple[dict[str, Any], Path]:
-    """The content of `last`, or of `previous` where `last` is missing or cannot be read, and which of them it is.
+    """The content of `last`, or of `previous` where `last` is missing, damaged or not finite, and which of them it is.
 
     Raises:
         CheckpointError: neither can be read.
     """
     try:
-        return read_checkpoint(last), last
+        return _whole(read_checkpoint(last), last), last
     except (CheckpointError, FileNotFoundError) as error:
         if not previous.is_file():
             raise
         _say(f"{error}\nGoing on from {previous}, the checkpoint before.")
         try:
-            return read_checkpoint(previous), previous
+            return _whole(read_checkpoint(previous), previous), previous
         except CheckpointError as second:
             raise CheckpointError(f"neither checkpoint can be read: {error}; {second}") from second
+
+
+def _whole(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content, once it is certain that all is there by which a run goes on, and that its weights are finite."""
+    state, info = content.get("training"), content.get("info")
+    if state is None:
+        raise CheckpointError(f"{path}: has no training state; only a `{LAST}` of `phnet train` can be resumed")
+    lacking = [name for name in _STATE if not isinstance(state, dict) or name not in state]
+    lacking += [name for name in ("method", "score") if not isinstance(info, dict) or name not in info]
+    if lacking:
+        raise CheckpointError(f"{path}: lacks {', '.join(lacking)} of the training state: it was changed or damaged")
+    for which in ("student", "teacher"):
+        tensors = [t for t in (content.get(which) or {}).values() if t.is_floating_point()]
+        if not all(bool(torch.isfinite(t).all()) for t in tensors):
+            raise CheckpointError(f"{path}: the {which}'s weights are not finite")
+    return content
 
 
 def _held(engine: Engine) -> contextlib.AbstractContextManager[None]:

@@ -8,6 +8,7 @@ bundle. Those are read as JSON: references such as "@size" are looked up, nothin
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def check_info(info: Any, path: str | Path, *, network: bool = True) -> dict[str
             f"{path}: has no 'info' with the network's arguments and input; expected a file of `phnet train` or "
             "`phnet export`"
         )
+    if expression := next(_expressions(info.get("network") or {}), None):
+        raise CheckpointError(f"{path}: its network has the argument {expression!r}, which in a config would be code")
     size, grey = entry.get("size"), entry.get("pad_value")
     whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_SIDE
     if not whole or not isinstance(grey, (int, float)) or isinstance(grey, bool) or not 0 <= grey <= 1:
@@ -46,6 +49,15 @@ def check_info(info: Any, path: str | Path, *, network: bool = True) -> dict[str
             f"up to {MAX_SIDE} and a grey in [0, 1]"
         )
     return {**info, "input": {"size": size, "pad_value": float(grey)}}
+
+
+def _expressions(value: Any) -> Iterator[str]:
+    """Texts in plain data that MONAI's config parser would evaluate or follow."""
+    if isinstance(value, str) and value.lstrip().startswith(("$", "@", "%")):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _expressions(part)
 
 
 def info_text(info: dict[str, Any]) -> str:

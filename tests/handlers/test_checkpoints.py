@@ -146,6 +146,58 @@ def test_a_last_checkpoint_that_cannot_be_read_is_replaced_by_the_one_before(tmp
     assert f"Going on from {tmp_path / 'previous.pt'}" in said
 
 
+@pytest.mark.parametrize("lost", ["training", "optimizer", "score", "finite"])
+def test_a_last_checkpoint_that_lacks_something_is_replaced_by_the_one_before(tmp_path, capsys, lost):
+    parts = make(tmp_path)
+    for epoch in (1, 2, 3):
+        save(*parts, epoch, None)
+    content = read_checkpoint(tmp_path / "last.pt")
+    if lost == "training":
+        del content["training"]
+    elif lost == "finite":
+        content["student"]["weight"][0, 0] = float("nan")
+    else:
+        del content["info" if lost == "score" else "training"][lost]
+    torch.save(content, tmp_path / "changed")
+    os.replace(tmp_path / "changed", tmp_path / "last.pt")
+    assert resumed_from(tmp_path) == 2
+    assert "Going on from" in capsys.readouterr().err
+
+
+def test_the_good_checkpoint_outlives_the_damaged_one(tmp_path, monkeypatch):
+    parts = make(tmp_path)
+    for epoch in (1, 2):
+        save(*parts, epoch, None)
+    (tmp_path / "last.pt").unlink()
+    (tmp_path / "last.pt").write_bytes(b"PK")
+    handler, evaluator, engine = make(tmp_path, resume=True)
+    handler.start(engine)
+    real = os.replace
+
+    def killed(source, target):
+        if str(target).endswith("last.pt"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(handler, evaluator, engine, 2, None)
+    monkeypatch.setattr(os, "replace", real)
+    assert resumed_from(tmp_path) == 1  # not lost
+    for epoch in (2, 3):
+        save(handler, evaluator, engine, epoch, None)
+        assert epoch_of(tmp_path / "last.pt") == epoch
+        assert epoch_of(tmp_path / "previous.pt") == epoch - 1
+
+
+def test_another_network_is_refused_with_a_reason(tmp_path):
+    save(*make(tmp_path), 1, None)
+    handler, _, engine = make(tmp_path, resume=True)
+    handler.student = torch.nn.Linear(2, 3)
+    with pytest.raises(CheckpointError, match=r"last\.pt: does not fit this training .*size mismatch"):
+        handler.start(engine)
+
+
 def test_two_unreadable_checkpoints_are_an_error(tmp_path):
     save(*make(tmp_path), 1, None)
     for name in ("last.pt", "previous.pt"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from phnet_monai.data import load_part
 from phnet_monai.engines import NonFiniteLossError
-from phnet_monai.engines.run import train_run
+from phnet_monai.engines.run import ConfigError, train_run
+from phnet_monai.files import locked
 from phnet_monai.handlers import Progress, SaveCheckpoints
 from phnet_monai.networks import CheckpointError
 from phnet_monai.transforms import WeakView
@@ -132,7 +134,7 @@ def test_best_and_last_are_written_and_reported(whole: Path, datalist: Path, his
     config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
     assert config["apa"]["threshold"] == 0.5
     assert config["network_def"]["decoder"] == "plain_unet"
-    assert not list(whole.glob(".*"))  # no half-written file
+    assert not list(whole.glob(".*.part"))  # no half-written file
 
 
 def test_student_teacher_and_memory_have_learned(whole: Path, checkpoint: Path) -> None:
@@ -196,7 +198,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
     half = read(out / "last.pt")
     assert half["training"]["epoch"] == 2
     assert not (out / "run.json").exists()
-    assert not list(out.glob(".*"))
+    assert not list(out.glob(".*.part"))
 
     result = train(datalist, out, resume=True)
     resumed, unbroken = read(out / "last.pt"), read(whole / "last.pt")
@@ -207,13 +209,40 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert history(out) == history(whole)  # nothing of the broken epoch is counted
 
 
-def test_resume_refuses_another_schedule_and_another_method(trained: Path, datalist: Path) -> None:
-    before = (trained / "last.pt").read_bytes()
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"overrides": {"max_epochs": 3}}, "max_epochs was 2, is 3"),
+        ({"method": "sup_only"}, 'method was "phnet", is "sup_only"'),
+        ({"seed": 5}, "seed was 0, is 5"),
+        ({"overrides": {"apa#threshold": 0.1}}, r"apa#threshold was 0\.\d+, is 0\.1"),
+        ({"overrides": {"optimizer#lr": 0.5}}, 'optimizer#lr was "@rate", is 0.5'),
+        ({"overrides": {"network_def#dropout": 0.2}}, r"network_def#dropout was null, is 0\.2"),
+    ],
+)
+def test_resume_refuses_another_configuration(
+    trained: Path, datalist: Path, changes: dict[str, Any], named: str
+) -> None:
+    before = {name: (trained / name).read_bytes() for name in ("last.pt", "config.json")}
+    with pytest.raises(ConfigError, match=rf"config\.json: the run began with another configuration: .*{named}"):
+        train_run(datalist, trained, profile="smoke", resume=True, **changes)
+    assert {name: (trained / name).read_bytes() for name in before} == before
+
+
+def test_a_checkpoint_beside_which_no_config_lies_is_looked_at_itself(
+    trained: Path, datalist: Path, tmp_path: Path
+) -> None:
+    shutil.copy(trained / "last.pt", tmp_path)
     with pytest.raises(CheckpointError, match="max_epochs = 2, now it is 3"):
-        train_run(datalist, trained, profile="smoke", resume=True, overrides={"max_epochs": 3})
+        train_run(datalist, tmp_path, profile="smoke", resume=True, overrides={"max_epochs": 3})
+    (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match="belongs to the method 'phnet'"):
-        train_run(datalist, trained, profile="smoke", method="sup_only", resume=True)
-    assert (trained / "last.pt").read_bytes() == before
+        train_run(datalist, tmp_path, profile="smoke", method="sup_only", resume=True)
+
+
+def test_two_trainings_in_one_folder_are_refused(trained: Path, datalist: Path) -> None:
+    with locked(trained, "test"), pytest.raises(BlockingIOError, match="another `phnet train` is at work"):
+        train_run(datalist, trained, profile="smoke", resume=True)
 
 
 def test_finished_run_resumes_to_itself(datalist: Path, tmp_path: Path) -> None:

@@ -259,6 +259,28 @@ def test_a_folder_that_is_no_bundle(refused: Any, tmp_path: Path) -> None:
     assert "no bundle: models/ has none of" in refused(tmp_path / "x")
 
 
+@pytest.mark.parametrize("name", ["atrous_rates", "weights", "output_stride", "decoder_channels"])
+@pytest.mark.parametrize("command", ["infer", "evaluate", "export"])
+def test_an_expression_among_a_checkpoint_s_arguments_is_not_evaluated(
+    command: str, name: str, model_files: SimpleNamespace, phnet: Any, pictures: Path, tmp_path: Path
+) -> None:
+    mark, path = tmp_path / "was-run", model_files.write_checkpoint(tmp_path / "x.pt")
+    content = torch.load(path, weights_only=True)
+    content["info"]["network"][name] = [f"$__import__('os').mkdir({str(mark)!r})"]
+    torch.save(content, path)
+    entries = [{"image": str(image), "label": str(image)} for image in sorted(pictures.rglob("*.png"))[:1]]
+    parts: dict[str, list[Any]] = {"labeled": [], "unlabeled": [], "validation": []}
+    (tmp_path / "datalist.json").write_text(json.dumps({**parts, "test": entries}))
+    words = {
+        "infer": ("infer", pictures, tmp_path / "out", "--model", path),
+        "evaluate": ("evaluate", path, tmp_path / "datalist.json", tmp_path / "out"),
+        "export": ("export", path, tmp_path / "out.ts"),
+    }[command]
+    outcome = phnet(*words)
+    assert (outcome.code, "would be code" in outcome.line) == (2, True), outcome
+    assert not mark.exists()
+
+
 # --- a bundle's config is code, and is read as data
 
 
