@@ -95,8 +95,8 @@ def _near_duplicates(entries: tuple[tuple[str, str], ...]) -> list[Leak]:
 def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | None:
     """Refuse a datalist that has one file, one group or near-duplicates on two sides.
 
-    Pictures are compared only where some are listed that `phnet prepare` did not write down: its groups are made of
-    near-duplicates, or of patients.
+    Pictures are compared only where some are listed that `phnet prepare` did not write down, or that have changed
+    since: its groups are made of near-duplicates, or of patients.
 
     Args:
         datalist: the JSON file, or the folder that holds it.
@@ -112,11 +112,14 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
     """
     file = Path(datalist) / FILE_NAME if Path(datalist).is_dir() else Path(datalist)
     meta = load_meta(file)
-    parts, digests = load_datalist(file), recorded_digests(file, meta)
+    parts, recorded = load_datalist(file), recorded_digests(file, meta)
+    images = {entry["image"] for listed in parts.values() for entry in listed}
+    # a file that was replaced since is no longer the one that `phnet prepare` compared with the others
+    digests = {path: now for path in images & recorded.keys() if (now := sha256_of(path)) == recorded[path]}
     reason = "--allow-leak" if allow else why_allowed(meta)
     leaks = find_leaks(parts, digests)
     entries = tuple((part, entry["image"]) for part, listed in parts.items() for entry in listed)
-    if reason is None and _crosses(entries) and not {image for _, image in entries} <= digests.keys():
+    if reason is None and _crosses(entries) and not images <= digests.keys():
         told = [set(leak.members) for leak in leaks]
         leaks += [one for one in _near_duplicates(entries) if not any(known.issuperset(one.members) for known in told)]
     if not leaks:

@@ -87,14 +87,6 @@ def test_the_datalist_may_allow_it(tmp_path: Path, meta: dict[str, str]) -> None
     assert "Allowed by protocol paper" in str(check_leaks(path))
 
 
-def test_recorded_digests_are_taken(tmp_path: Path) -> None:
-    """What `phnet prepare` recorded is not computed again."""
-    meta = {"sha256": {"a": "0" * 64, "b": "0" * 64}}
-    path = _datalist(tmp_path, meta, labeled=[("a", b"1")], test=[("b", b"234")])
-    with pytest.raises(LeakError, match="are one file"):
-        check_leaks(path)
-
-
 def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     monkeypatch.setattr("phnet_monai.data.leaks.sha256_of", lambda path: read.append(Path(path).name) or path)
@@ -181,6 +173,10 @@ def _by_hand(folder: Path, **changes: Any) -> Path:
     return folder / "datalist.json"
 
 
+def _recorded(folder: Path, *names: str) -> dict[str, Any]:
+    return {"sha256": {name: sha256((folder / name).read_bytes()).hexdigest() for name in names}}
+
+
 _FILES = {"labeled": "labeled.png", "validation": "validation.png", "test": "test.jpg"}
 
 
@@ -197,17 +193,30 @@ def test_near_duplicates_of_a_datalist_made_by_hand_are_refused(tmp_path: Path) 
     "changes",
     [
         {"test": []},  # the twin is gone
-        {"meta": {"sha256": {name: name for name in _FILES.values()}}},  # by `phnet prepare`, which compared them
+        {"meta": "recorded"},  # by `phnet prepare`, which compared them
         {"test": [], "unlabeled": [{"image": "test.jpg"}]},  # one side
     ],
 )
 def test_no_near_duplicates_on_two_sides(changes: dict[str, Any], tmp_path: Path) -> None:
-    assert check_leaks(_by_hand(tmp_path, **changes)) is None
+    path = _by_hand(tmp_path, **changes)
+    if changes.get("meta") == "recorded":
+        path = _by_hand(tmp_path, meta=_recorded(tmp_path, *_FILES.values()))
+    assert check_leaks(path) is None
 
 
 def test_images_added_to_a_prepared_datalist_are_compared(tmp_path: Path) -> None:
-    path = _by_hand(tmp_path, meta={"sha256": {name: name for name in list(_FILES.values())[:2]}})
+    _by_hand(tmp_path)
+    path = _by_hand(tmp_path, meta=_recorded(tmp_path, *list(_FILES.values())[:2]))
     with pytest.raises(LeakError, match="near-duplicates"):
+        check_leaks(path)
+
+
+def test_an_image_replaced_after_prepare_is_seen(tmp_path: Path) -> None:
+    _by_hand(tmp_path)
+    path = _by_hand(tmp_path, meta=_recorded(tmp_path, *_FILES.values()))
+    assert check_leaks(path) is None
+    (tmp_path / "test.jpg").write_bytes((tmp_path / "labeled.png").read_bytes())
+    with pytest.raises(LeakError, match="are one file"):
         check_leaks(path)
 
 
