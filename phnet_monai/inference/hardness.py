@@ -68,7 +68,9 @@ def hardness_grid(hardness: np.ndarray, grid: int = GRID) -> np.ndarray:
     """
     if hardness.ndim != 2 or hardness.size == 0 or grid < 1:
         raise ValueError(f"expected hardness (H, W) with pixels and a grid >= 1, found {hardness.shape} and {grid}")
-    return _cell_means(_cell_means(hardness, grid).T, grid).T.astype(np.float32)
+    means = _cell_means(_cell_means(hardness, grid).T, grid).T
+    # differences of sums are a hair off: no mean may leave the range of its pixels
+    return np.clip(means.astype(np.float32), hardness.min(), hardness.max())
 
 
 def frame_grid(probs: np.ndarray, grid: int = GRID) -> np.ndarray:

@@ -110,6 +110,9 @@ class HardPatchContrastiveLoss(nn.Module):
             for c in range(num_classes)
         ]
         features = embedding_at(embedding, torch.cat(pools), labels.shape[-2:]).float()
+        if not torch.isfinite(features).all():
+            # the trainer refuses the loss and, if asked to, passes the step over; the bank must not keep such features
+            return features.sum(), 0
         sampled = list(features.split([len(pool) for pool in pools]))
         anchors = [features[: self.anchors_per_class] for features in sampled]
         terms = []

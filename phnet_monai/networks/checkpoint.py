@@ -114,7 +114,7 @@ def load_checkpoint(
     info = described(path) if _is_state_dict(checkpoint) else check_info(checkpoint.get("info"), path)
     weights = network_weights(checkpoint, path, which)
     try:
-        network = _build(info, _member_count(weights))
+        network = _build(info, _member_count(weights), sum(tensor.numel() for tensor in weights.values()))
     except Exception as error:  # values of a foreign file may be anything, and so are the errors that they lead to
         raise CheckpointError(f"{path}: its network cannot be built by this version ({error})") from error
     load_weights(network, weights, path)
@@ -126,7 +126,7 @@ def _member_count(weights: dict[str, torch.Tensor]) -> int:
     return len({match[1] for name in weights if (match := re.match(r"members\.(\d+)\.", name))})
 
 
-def _build(info: dict[str, Any], members: int) -> PHNet | Ensemble:
+def _build(info: dict[str, Any], members: int, given: int) -> PHNet | Ensemble:
     encoder = info["network"].get("encoder", "")
     if not re.fullmatch(r"[\w.-]*", encoder):  # `hf-hub:owner/name` would ask a server
         raise ValueError(f"encoder {encoder!r} is no name of segmentation-models-pytorch or timm")
@@ -134,6 +134,10 @@ def _build(info: dict[str, Any], members: int) -> PHNet | Ensemble:
         raise ValueError(f"found {large[0]} among its arguments, expected at most {MAX_ARGUMENT}")
     # the weights come from the file: none are looked for elsewhere
     arguments = {**info["network"], "embedding_size": None, "weights": None}
+    with torch.device("meta"):  # without memory: a small file may describe a network of gigabytes
+        asked = sum(tensor.numel() for tensor in PHNet(**arguments).state_dict().values()) * max(1, members)
+    if asked > MAX_EXPANSION * given + MAX_ARGUMENT**2:  # smaller differences are told by name, see `load_weights`
+        raise ValueError(f"it asks for a network of {asked:,} values, the file holds {given:,}")
     networks = [PHNet(**arguments) for _ in range(max(1, members))]
     return Ensemble(networks, info.get("ensemble", {}).get("average", "probs")) if members else networks[0]
 

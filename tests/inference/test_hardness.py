@@ -62,6 +62,11 @@ def test_any_size_is_covered_exactly(height: int, width: int, grid: int) -> None
 
 def test_a_constant_frame_has_a_constant_grid() -> None:
     np.testing.assert_allclose(hardness_grid(np.full((37, 501), 0.3, dtype=np.float32)), 0.3, atol=1e-6)
+    for size in ((37, 501), (3, 5), (431, 476), (16, 1000)):  # not by a hair above 1, which reports refuse
+        for grey in (0, 0.9999999, 1):
+            cells = hardness_grid(np.full(size, grey, dtype=np.float32))
+            assert cells.dtype == np.float32
+            assert (cells == np.float32(grey)).all()
 
 
 def test_uncertainty_is_the_mean_of_the_hardest_tenth() -> None:

@@ -161,14 +161,14 @@ def test_the_shipped_configs_can_be_read_as_data() -> None:
 
 
 def test_the_default_model_is_the_bundles(monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]) -> None:
-    monkeypatch.setattr("phnet_monai.engines.run.bundle_folder", lambda: files["bundle"])
+    monkeypatch.setattr("phnet_monai.shipped.bundle_folder", lambda: files["bundle"])
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors: this installation .* without its default model"):
         default_model()
     path = files["weights"].with_name("model.safetensors")
     path.write_bytes(b"")
     assert default_model() == path
     path.unlink()
-    monkeypatch.setattr("phnet_monai.engines.run.bundle_folder", lambda: files["bundle"].parent)
+    monkeypatch.setattr("phnet_monai.shipped.bundle_folder", lambda: files["bundle"].parent)
     with pytest.raises(FileNotFoundError, match="without its default model. Give --model"):
         default_model()
 

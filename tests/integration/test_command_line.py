@@ -83,7 +83,7 @@ def test_resume_goes_on_where_a_run_was_cut(trained: Path, datalist: Path, tmp_p
     assert "last.pt (epoch 2)" in capsys.readouterr().out
     assert phnet("train", datalist, run, "--profile", "smoke", "--resume", "--max_epochs", 5) == 2
     error = capsys.readouterr().err
-    assert "was trained with max_epochs = 2, now it is 5" in error
+    assert "began with another configuration: max_epochs was 2, is 5" in error
     assert "Traceback" not in error
 
 

@@ -140,6 +140,17 @@ def test_the_bank_remembers_earlier_steps(reference):
         assert value.item() == pytest.approx(reference.contrast(sets, centers, 0.5, True), rel=1e-5)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_embeddings_that_are_not_finite_give_such_a_loss_and_leave_the_bank(bad):
+    """The trainer then refuses the step, or passes it over."""
+    bank = MemoryBank(2, DEPTH, 64)
+    embedding = torch.full((1, DEPTH, 4, 4), bad)
+    labels, reliable = torch.arange(256).reshape(1, 16, 16) % 2, torch.ones(1, 16, 16, dtype=torch.bool)
+    loss, _ = HardPatchContrastiveLoss(bank=bank)(embedding, labels, reliable)
+    assert not torch.isfinite(loss)
+    assert len(bank) == 0
+
+
 @pytest.mark.parametrize("with_bank", [True, False])
 def test_a_class_alone_contributes_nothing(with_bank):
     s = scene()

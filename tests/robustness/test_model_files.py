@@ -233,6 +233,7 @@ def test_a_small_checkpoint_of_large_content(refused: Any, tmp_path: Path) -> No
         ({"input": {"size": 1_000_000, "pad_value": 0.3}}, "size 1000000 and pad_value 0.3; expected a whole number"),
         ({"network": {"decoder": "plain_unet", "unet_features": [4, 8, 8, 10**6, 8]}}, "found 1000000 among its"),
         ({"network": {"decoder": "plain_unet", "head_channels": 10**9}}, "found 1000000000 among its"),
+        ({"network": {"decoder": "plain_unet", "unet_features": [8192] * 5}}, "it asks for a network of 1"),
     ],
 )
 def test_a_description_that_asks_for_all_memory(
