@@ -9,8 +9,9 @@ All use the same model and the same images, and take turns, so that a machine th
     network   forward passes on batches that lie ready in memory
     infer     `infer_folder` as `phnet infer` calls it: reading, network, masks, overlays, measurements, tables, report
     masks     the same without overlays and report
-    command   the whole process, from its start (libraries and model are loaded) to its end
+    command   `phnet infer` as a process, from its start (libraries and model are loaded) to its end
     monai     LoadImaged, Resized, SpatialPadd, SupervisedEvaluator, Invertd, SaveImaged: masks only
+    process   the same as a process, from its start to its end (`--stock OUT`)
 
 `--stages` times the parts of `infer` one after the other on one core. `--memory N` segments N images (the folder over
 and over, by links) and prints the peak memory along the way.
@@ -139,6 +140,15 @@ def whole_command(folder: Path) -> Callable[[Path], None]:
     return run
 
 
+def stock_process(source: Path) -> Callable[[Path], None]:
+    def run(out: Path) -> None:
+        subprocess.run(
+            [sys.executable, __file__, str(source), "--stock", str(out)], check=True, stdout=subprocess.DEVNULL
+        )
+
+    return run
+
+
 def speeds(images: list[Path], rounds: int) -> dict[str, Any]:
     """Images per second of each way, median and range over the rounds."""
     predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
@@ -150,6 +160,7 @@ def speeds(images: list[Path], rounds: int) -> dict[str, Any]:
             "masks": lambda out: infer_folder(folder, out, predictor, overlays=False, report=False, quiet=True),
             "command": whole_command(folder),
             "monai": stock_loop(predictor, folder),
+            "process": stock_process(folder),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds):
@@ -215,8 +226,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="use that many images")
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--memory", type=int, metavar="N")
+    parser.add_argument(
+        "--stock", type=Path, metavar="OUT", help="write the masks of all files of IMAGES by MONAI's parts"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
+    if args.stock:
+        stock_loop(Predictor.from_model(default_model(), "cpu", batch_size=BATCH), args.images)(args.stock)
+        return
     images = pictures(args.images)
     if args.limit:
         images = images[:: max(1, len(images) // args.limit)][: args.limit]
