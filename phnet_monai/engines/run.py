@@ -25,6 +25,12 @@ from phnet_monai.shipped import bundle_folder
 SEPARATOR = "#"
 RECIPES = ("harmonised", "native")
 COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
+MAY_DIFFER = (
+    *("bundle_root", "dataset_dir", "output_dir", "datalist", "device", "amp", "num_workers", "cache_rate"),
+    *("init", "labeler_init", "second_init", "resume", "allow_leak"),
+    *("progress", "checkpoints", "pseudo_label_evaluator"),
+)
+"""Ids that do not change what is trained: places, means, and what is said and kept of it."""
 
 
 class ConfigError(ValueError):
@@ -264,22 +270,6 @@ def train_run(
         if shard.first:
             write_json(out / "run.json", result)
     return result
-
-
-MAY_DIFFER = (
-    *("bundle_root", "dataset_dir", "output_dir", "datalist", "device", "amp", "num_workers", "cache_rate"),
-    *(
-        "init",
-        "labeler_init",
-        "second_init",
-        "resume",
-        "allow_leak",
-        "progress",
-        "checkpoints",
-        "pseudo_label_evaluator",
-    ),
-)
-"""Ids that do not change what is trained: places, means, and what is said and kept of it."""
 
 
 def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
