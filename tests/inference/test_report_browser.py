@@ -397,6 +397,30 @@ def test_an_image_is_enlarged_stepped_through_and_closed_by_keys(infer: Any) -> 
     assert infer.execute_script("return document.activeElement.closest('article').id") == "card-2"
 
 
+def test_the_focus_is_back_before_the_next_key(infer: Any) -> None:
+    """Not only when the browser tells that the dialog was closed, which a busy machine does later."""
+    one(infer, "#card-1 .picture").send_keys(Keys.ENTER)
+    ActionChains(infer).send_keys(Keys.ARROW_RIGHT).perform()
+    focused_at_once = infer.execute_script(
+        "const key = new KeyboardEvent('keydown', {key: 'Escape', bubbles: true, cancelable: true});"
+        "document.querySelector('#viewer').dispatchEvent(key);"
+        "return document.activeElement.closest('article')?.id"
+    )
+    assert focused_at_once == "card-2"
+    assert not one(infer, "#viewer").is_displayed()
+
+
+def test_the_viewer_closed_by_the_browser_itself_gives_the_focus_back(infer: Any) -> None:
+    one(infer, "#card-1 .picture").send_keys(Keys.ENTER)
+    ActionChains(infer).send_keys(Keys.ARROW_RIGHT).perform()
+    focused_at_last = infer.execute_async_script(
+        "const done = arguments[0], viewer = document.querySelector('#viewer');"
+        "viewer.addEventListener('close', () => done(document.activeElement.closest('article')?.id));"
+        "viewer.close()"
+    )
+    assert focused_at_last == "card-2"
+
+
 def test_the_enlarged_picture_is_closed_by_its_button_and_stops_at_the_ends(infer: Any) -> None:
     one(infer, "#card-1 .picture").click()
     title = one(infer, "#viewer-title").text

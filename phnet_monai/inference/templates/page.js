@@ -182,11 +182,25 @@
     const next = shown[shown.indexOf(open) + by];
     if (next) enlarge(next);
   }
+  // The browser gives the focus back to where the viewer was opened, and tells of it later ("close" is a task of its
+  // own); keys pressed in between must find the image that was looked at last.
+  function shut() {
+    viewer.close();
+    leave();
+  }
+  function leave() {
+    if (!open || viewer.open) return;
+    const { card } = open;
+    mark(open);
+    open = null;
+    find(".picture", card).focus({ preventScroll: true });
+    card.scrollIntoView({ block: "nearest" });
+  }
   viewer.addEventListener("click", (event) => {
-    if (event.target === viewer) return viewer.close(); // the backdrop
+    if (event.target === viewer) return shut(); // the backdrop
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.dataset.act === "close") viewer.close();
+    if (button.dataset.act === "close") shut();
     else if (button.dataset.act) step(button.dataset.act === "next" ? 1 : -1);
     else {
       setLayer(open.card, layerName(button), button.getAttribute("aria-pressed") !== "true");
@@ -195,10 +209,9 @@
   });
   viewer.addEventListener("keydown", (event) => {
     if (event.key === "ArrowRight" || event.key === "ArrowLeft") step(event.key === "ArrowRight" ? 1 : -1);
+    if (event.key !== "Escape") return;
+    event.preventDefault();
+    shut();
   });
-  viewer.addEventListener("close", () => {
-    mark(open);
-    find(".picture", open.card).focus({ preventScroll: true });
-    open.card.scrollIntoView({ block: "nearest" });
-  });
+  viewer.addEventListener("close", leave); // closed by the browser itself, as by a phone's back gesture
 })();
