@@ -132,6 +132,21 @@ def joined_shard() -> Shard:
     return Shard(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def joined_for_training() -> Shard:
+    """`joined_shard`, unless several processes would train side by side into one folder, each by itself.
+
+    Raises:
+        ValueError: `torchrun` has started several processes, and they have not joined.
+    """
+    shard, started = joined_shard(), current_shard()
+    if started.world > shard.world:
+        raise ValueError(
+            f"torchrun has started {started.world} processes, and each would train by itself: lay the config "
+            "multi_gpu_train.json over the others, or start one process"
+        )
+    return shard
+
+
 def local_device() -> torch.device:
     """The GPU of this process, by its number on this machine; the CPU where there is none.
 

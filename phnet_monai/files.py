@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -141,6 +141,24 @@ def remove_partial_files(folder: str | Path, *, below: bool = True) -> None:
     for path in Path(folder).rglob(pattern) if below else Path(folder).glob(pattern):
         if _PARTIAL_NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def made_for_work(folder: str | Path, *, preliminary: Collection[str]) -> Iterator[None]:
+    """Inside, `folder` exists; where it was made for this and the work fails with nothing to show, it is taken away.
+
+    Args:
+        preliminary: names of files that are nothing to show by themselves.
+    """
+    folder = Path(folder)
+    was_there = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not was_there and {path.name for path in folder.iterdir()} <= set(preliminary):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

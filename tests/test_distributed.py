@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from phnet_monai.distributed import Shard, current_shard
+from phnet_monai.distributed import Shard, current_shard, joined_for_training
 
 
 def test_shares_are_all_items_once() -> None:
@@ -34,3 +34,14 @@ def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="torchrun"):
         current_shard()
+
+
+def test_processes_that_have_not_joined_do_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert joined_for_training() == Shard()
+    for name, value in [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")]:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="torchrun has started 2 processes, .*multi_gpu_train.json"):
+        joined_for_training()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert joined_for_training() == Shard()

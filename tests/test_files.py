@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phnet_monai.files import atomic_writer, digest, locked, remove_partial_files, sha256_of, write_json
+from phnet_monai.files import atomic_writer, digest, locked, made_for_work, remove_partial_files, sha256_of, write_json
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -58,6 +58,40 @@ def test_a_lock_is_for_one_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(folder, "`test`"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("before", "written", "left"),
+    [
+        (False, (), None),
+        (False, ("config.json",), None),
+        (False, ("config.json", "last.pt"), {"config.json", "last.pt"}),
+        (True, (), set()),
+        (True, ("config.json",), {"config.json"}),
+    ],
+)
+def test_a_folder_made_for_work_that_failed_at_once(
+    before: bool, written: tuple[str, ...], left: set[str] | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a" / "run"
+    if before:
+        folder.mkdir(parents=True)
+
+    def work() -> None:
+        with made_for_work(folder, preliminary=("config.json",)):
+            for name in written:
+                (folder / name).touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert ({path.name for path in folder.iterdir()} if folder.exists() else None) == left
+
+
+def test_a_folder_made_for_work_stays_where_it_ended_well(tmp_path: Path) -> None:
+    with made_for_work(tmp_path / "run", preliminary=()):
+        assert (tmp_path / "run").is_dir()
+    assert (tmp_path / "run").is_dir()
 
 
 def test_digest_is_of_the_values() -> None:

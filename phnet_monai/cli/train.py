@@ -88,7 +88,8 @@ def train(
     for name in ("best", "last"):
         score = result[name]["score"]
         if result[name]["epoch"] == 0:
-            print(f"{name}.pt: not written, since no image was validated on")
+            why = "no image in that part, none with a lesion, or no epoch validated"
+            print(f"{name}.pt: not written, since no validation gave a score ({why})")
             continue
         figure = "not validated" if score is None else f"{result['score']} {score:.4f} on the validation part"
         print(f"{name}.pt (epoch {result[name]['epoch']}): {figure}")

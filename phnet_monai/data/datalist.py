@@ -172,6 +172,7 @@ def summary(path: str | PathLike[str]) -> str:
 
 
 _PATH_KEYS = ("image", "label", "hidden_label")
+_TEXT_KEYS = (*_PATH_KEYS, "case_id", "group_id", "class")
 
 
 def _entry(record: Record, part: str, folder: Path, digests: dict[str, str]) -> dict[str, str]:
@@ -221,7 +222,7 @@ def _read_json(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
     file = file.resolve()
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON ({error}). Make a datalist with 'phnet prepare'.") from error
     _check_content(file, content)
     return file, content
@@ -238,12 +239,18 @@ def _check_content(file: Path, content: Any) -> None:
         raise ValueError(
             f"{file} is a datalist of version {version!r}, expected {FORMAT_VERSION}. Prepare the data anew."
         )
+    digests = content["meta"].get("sha256")
+    if digests is not None and not isinstance(digests, dict):
+        raise ValueError(
+            f"{file}: its meta.sha256 is a {type(digests).__name__}, expected an object of digests by path. Take it "
+            "out, or prepare the data anew."
+        )
     for part in PARTS:
         needed = {"image"} if part == "unlabeled" else {"image", "label"}
         for number, entry in enumerate(content[part]):
             if not isinstance(entry, dict) or not needed <= entry.keys():
                 raise ValueError(f"{file}: entry {number} of {part} lacks {' or '.join(sorted(needed))}: {entry!r}.")
-            if not all(isinstance(entry.get(key, ""), str) for key in (*_PATH_KEYS, "case_id", "group_id")):
+            if not all(isinstance(entry.get(key, ""), str) for key in _TEXT_KEYS):
                 raise ValueError(f"{file}: entry {number} of {part} has a path or a name that is no text: {entry!r}.")
             entry.setdefault("case_id", entry["image"])
             entry.setdefault("group_id", entry["case_id"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,9 @@ class SemiSupervisedLoader:
             of all processes together, where several have joined (batch sizes are those of each).
         num_workers: loader processes for each list; nothing of a training depends on their number.
 
+    What is too thin to learn much from is trained on all the same, and logged as a warning: fewer labeled images than
+    a batch (it repeats them), no unlabeled image where the method wants some, masks that are all empty or all full.
+
     Raises:
         ValueError: no labeled image, or batch sizes below 1.
     """
@@ -161,6 +165,9 @@ class SemiSupervisedLoader:
         self.unlabeled: DataLoader | None = None
         if use_unlabeled and unlabeled is not None and count:
             self.unlabeled = self._loader(unlabeled, weak_view, False, unlabeled_batch_size, num_workers, 2 * seed + 1)
+        if self.shard.first:
+            for warning in thin_data(labeled, None if not use_unlabeled else count, batch_size):
+                logging.getLogger(__name__).warning("phnet: warning: %s", warning)
 
     def _loader(
         self, dataset: Dataset, weak_view: WeakView, labeled: bool, batch_size: int, num_workers: int, seed: int
@@ -193,6 +200,39 @@ class SemiSupervisedLoader:
             return
         for labeled, unlabeled in zip(self.labeled, self.unlabeled, strict=True):
             yield {"labeled": labeled, "unlabeled": unlabeled}
+
+
+def thin_data(labeled: Dataset, unlabeled: int | None, batch_size: int) -> list[str]:
+    """What of the training data is too thin to learn much from, in words.
+
+    Args:
+        labeled: decoded images, at least one; no more masks are looked at than it takes to find both classes.
+        unlabeled: number of images; None where the method uses none.
+        batch_size: labeled images per step.
+    """
+    count = len(labeled)  # type: ignore[arg-type]
+    masks = (labeled[index].get("label") for index in range(count))
+    known = [mask for mask in _until_both_classes(masks) if mask is not None]
+    found = []
+    if count < batch_size:
+        found.append(f"{count} labeled images for batches of {batch_size}: a batch repeats them")
+    if unlabeled == 0:
+        found.append("no unlabeled image: the training learns from the labeled ones only")
+    if known and not any(mask.any() for mask in known):
+        found.append("no labeled image has a lesion: there is only background to learn")
+    if known and all(mask.all() for mask in known):
+        found.append("every labeled mask covers its whole image: there is no background to learn")
+    return found
+
+
+def _until_both_classes(masks: Iterable[np.ndarray | None]) -> Iterator[np.ndarray | None]:
+    lesion = background = False
+    for mask in masks:
+        yield mask
+        if mask is not None:
+            lesion, background = lesion or bool(mask.any()), background or not mask.all()
+        if lesion and background:
+            return
 
 
 def as_list(batch: list[Any]) -> list[Any]:

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from monai.utils import optional_import
 
 from phnet_monai.data import check_leaks, load_part
 from phnet_monai.data.records import shorten
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
+from phnet_monai.engines.config_check import SEPARATOR, ConfigError, check_entry, config_mistake
 from phnet_monai.engines.tracking import check_tracking, track
-from phnet_monai.files import locked, write_json
+from phnet_monai.files import locked, made_for_work, write_json
 from phnet_monai.networks import load_ensemble, read_checkpoint
 from phnet_monai.shipped import bundle_folder
 
-SEPARATOR = "#"
 RECIPES = ("harmonised", "native")
-COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
 MAY_DIFFER = (
     *("bundle_root", "dataset_dir", "output_dir", "datalist", "device", "amp", "num_workers", "cache_rate"),
     *("init", "labeler_init", "second_init", "resume", "allow_leak"),
     *("progress", "checkpoints", "pseudo_label_evaluator"),
 )
 """Ids that do not change what is trained: places, means, and what is said and kept of it."""
-
-
-class ConfigError(ValueError):
-    """A configuration names something that does not exist."""
 
 
 def overlay(kind: str, name: str) -> Path:
@@ -111,7 +103,8 @@ def compose(
     """Base config with overlay files and single values laid over it in order.
 
     Names are ids as in MONAI (`apa#threshold`); every one must exist in the config, or be an argument of the component
-    that it points into. MONAI itself accepts misspelt ones silently.
+    that it points into, and its value must be of the kind that stands there (`check_entry`). MONAI itself accepts
+    misspelt ones silently.
 
     Raises:
         FileNotFoundError, ConfigError.
@@ -122,7 +115,7 @@ def compose(
     parser = ConfigParser(config)
     for origin, values in layers:
         for key, value in values.items():
-            _check_id(parser.get(), key, origin)
+            check_entry(parser.get(), key, value, origin)
             parser[key] = value
     return parser
 
@@ -132,42 +125,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such config file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a JSON object with ids as keys, found a {type(content).__name__}")
     return content
-
-
-def _check_id(config: Any, key: str, origin: str) -> None:
-    node: Any = config
-    walked: list[str] = []
-    for part in key.split(SEPARATOR):
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        elif isinstance(node, dict) and part in node:
-            node = node[part]
-        elif isinstance(node, dict) and part in _arguments(node):
-            return
-        else:
-            known = list(node) + list(_arguments(node)) if isinstance(node, dict) else []
-            close = difflib.get_close_matches(part, [k for k in known if k not in COMPONENT_KEYS], n=1)
-            where = f"in {SEPARATOR.join(walked)!r}" if walked else "at the top"
-            hint = f"; did you mean {SEPARATOR.join([*walked, close[0]])!r}?" if close else ""
-            raise ConfigError(f"{origin}: {key!r} does not exist: there is no {part!r} {where} of the config{hint}")
-        walked.append(part)
-
-
-def _arguments(node: dict[str, Any]) -> tuple[str, ...]:
-    """Names that a component dictionary may have: the arguments of its `_target_`."""
-    target = node.get("_target_")
-    if not isinstance(target, str) or "." not in target:
-        return COMPONENT_KEYS if target else ()
-    module, _, name = target.rpartition(".")
-    found, exists = optional_import(module, name=name)
-    if not exists:
-        return COMPONENT_KEYS
-    return (*COMPONENT_KEYS, *inspect.signature(found).parameters)
 
 
 def run(parser: ConfigParser) -> None:
@@ -178,7 +140,7 @@ def run(parser: ConfigParser) -> None:
             if name in parser:
                 parser.get_parsed_content(name)
     except RuntimeError as error:
-        own = _own_error(error)
+        own = config_mistake(error) or _own_error(error)
     else:
         return
     raise own  # not within `except`, which would replace the error that stands behind it (a full disk, say)
@@ -248,8 +210,7 @@ def train_run(
         [*training_overlays(profile, method, recipe=recipe, config=config), *_of_several_processes(shard)],
         values,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out, "`phnet train`") if shard.first else nullcontext():
+    with _alone_in(out) if shard.first else nullcontext():
         going_on = resume and any((out / name).is_file() for name in ("last.pt", "previous.pt"))
         kept = out / "config.json"
         if going_on and kept.is_file():  # a refused resume must not replace what was trained
@@ -270,6 +231,13 @@ def train_run(
         if shard.first:
             write_json(out / "run.json", result)
     return result
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """No other training works in the folder; nothing is left of one whose config turns out to be wrong."""
+    with made_for_work(out, preliminary=("config.json", ".lock")), locked(out, "`phnet train`"):
+        yield
 
 
 def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:

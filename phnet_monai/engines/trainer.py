@@ -15,7 +15,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
-from phnet_monai.distributed import average_, greatest, joined_shard, summed
+from phnet_monai.distributed import average_, greatest, joined_for_training, summed
 from phnet_monai.engines.interruption import Interruption
 from phnet_monai.engines.step import LABELED, UNLABELED, Output, SemiSupervisedEvents, Step, View
 from phnet_monai.engines.together import StudentTogether
@@ -67,6 +67,7 @@ class SemiSupervisedTrainer(Trainer):
     `SaveCheckpoints` saves, and the signal has its way (`Interruption`).
 
     Raises:
+        ValueError: an argument is out of its range, or `torchrun` has started processes that have not joined.
         NonFiniteLossError: during `run`, before the weights are touched; names the terms.
     """
 
@@ -116,7 +117,7 @@ class SemiSupervisedTrainer(Trainer):
         self.supervised_loss, self.teacher_noise = supervised_loss, teacher_noise
         self.amp_type = AMP_TYPES[amp] if amp else None
         self.generator = torch.Generator()
-        self.shard = joined_shard()
+        self.shard = joined_for_training()
         self.together: StudentTogether | None = None  # during `run`, with several processes
         self.on_nonfinite, self.skipped_in_a_row = on_nonfinite, 0
         self.trained: list[nn.Module] = [self.network]  # a handler with a student of its own adds it

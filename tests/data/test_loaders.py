@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,50 @@ def test_a_labeled_image_without_a_mask_is_named():
     with pytest.raises(ValueError, match="1: a labeled image without a mask; move it to `unlabeled`"):
         WeakViewDataset(items, WeakView(SIZE), labeled=True)[0, 0]  # type: ignore[arg-type]
     assert "label" not in WeakViewDataset(items, WeakView(SIZE), labeled=False)[0, 0]  # type: ignore[arg-type]
+
+
+# what is too thin to learn much from
+
+
+def masked(fill: bool) -> list[dict]:
+    return [{**item, "label": np.full_like(item["label"], fill)} for item in greys(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("labeled", "arguments", "told"),
+    [
+        (greys(1, 6), {}, []),
+        (greys(1, 4), {}, []),
+        (greys(1, 3), {}, ["3 labeled images for batches of 4: a batch repeats them"]),
+        (greys(1, 6), {"unlabeled": []}, ["no unlabeled image"]),
+        (greys(1, 6), {"unlabeled": None}, ["no unlabeled image"]),
+        (greys(1, 6), {"unlabeled": [], "use_unlabeled": False}, []),
+        (masked(False), {}, ["no labeled image has a lesion"]),
+        (masked(True), {}, ["every labeled mask covers its whole image"]),
+        ([*masked(False), *greys(7, 1)], {}, []),
+        ([*masked(True), *greys(7, 1)], {}, []),
+        ([*masked(True), *masked(False)], {}, []),
+        (masked(False)[:1], {"unlabeled": []}, ["1 labeled images", "no unlabeled image", "has a lesion"]),
+    ],
+)
+def test_what_is_too_thin_is_told(labeled, arguments, told, caplog):
+    with caplog.at_level(logging.WARNING):
+        values = {"unlabeled": greys(100, 8), "batch_size": 4, **arguments}
+        SemiSupervisedLoader(labeled, values.pop("unlabeled"), WeakView(SIZE), **values)
+    assert len(caplog.messages) == len(told)
+    assert all(part in message for part, message in zip(told, caplog.messages, strict=True))
+
+
+def test_no_more_masks_are_read_than_needed():
+    read = []
+
+    class Counted(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    SemiSupervisedLoader(Counted(greys(1, 6)), None, WeakView(SIZE), use_unlabeled=False)
+    assert read == [0]
 
 
 # decoding

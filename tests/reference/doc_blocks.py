@@ -21,7 +21,8 @@ from typing import Any
 
 from phnet_monai.cli.arguments import HelpRequested, UsageError, bind, signature_of
 from phnet_monai.cli.main import COMMANDS
-from phnet_monai.engines.run import _check_id, compose, training_overlays
+from phnet_monai.engines.config_check import find_id
+from phnet_monai.engines.run import compose, training_overlays
 from phnet_monai.shipped import bundle_folder
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +161,7 @@ def check_training(command: str, values: dict[str, Any]) -> None:
     )
     for name in sorted(named):
         if not (own and name.startswith("method_handler#")):  # the page's own component is checked where it is run
-            _check_id(parser.get(), name, command)
+            find_id(parser.get(), name, command)
 
 
 def check_bundle_run(words: list[str]) -> None:
@@ -171,7 +172,7 @@ def check_bundle_run(words: list[str]) -> None:
     parser = compose(Path(files[0]))  # MONAI lets a profile bring ids that only other configs have
     for flag in flags:
         if flag[2:] not in MONAI_FLAGS:
-            _check_id(parser.get(), flag[2:], "python -m monai.bundle run")
+            find_id(parser.get(), flag[2:], "python -m monai.bundle run")
 
 
 def check_script(script: str, words: list[str]) -> None:
@@ -191,7 +192,7 @@ def check_flag(word: str) -> None:
     name = word.partition("=")[0]
     if re.search(r"[A-Z]", name) or name in known_flags():
         return
-    _check_id(_config("train"), name[2:], "a page")
+    find_id(_config("train"), name[2:], "a page")
 
 
 @functools.cache

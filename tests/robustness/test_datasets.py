@@ -151,20 +151,24 @@ def test_no_labeled_image(datalist: Any, train: Any, tmp_path: Path) -> None:
     outcome = train(datalist(labeled=0))
     assert outcome.code == 2
     assert "labeled list of the datalist is empty; prepare it again with more labeled images" in outcome.err
-    assert not (tmp_path / "run" / "last.pt").exists()
+    assert not (tmp_path / "run").exists()
 
 
-def test_fewer_labeled_images_than_a_batch(datalist: Any, train: Any, tmp_path: Path) -> None:
+def test_fewer_labeled_images_than_a_batch(
+    datalist: Any, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """They are repeated in the batch."""
     outcome = train(datalist(labeled=1))
     assert outcome.code == 0, outcome.err
+    assert "phnet: warning: 1 labeled images for batches of" in caplog.text
     assert checkpoint_is_finite(tmp_path / "run")
 
 
-def test_no_unlabeled_image(datalist: Any, train: Any, tmp_path: Path) -> None:
+def test_no_unlabeled_image(datalist: Any, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Then there is nothing but the labeled images to learn from."""
     outcome = train(datalist(unlabeled=0))
     assert outcome.code == 0, outcome.err
+    assert "phnet: warning: no unlabeled image" in caplog.text
     assert checkpoint_is_finite(tmp_path / "run")
 
 
@@ -178,7 +182,8 @@ def test_no_image_to_validate_on(datalist: Any, train: Any, tmp_path: Path) -> N
     """The last weights are kept; none are called the best."""
     outcome = train(datalist(validation=0))
     assert outcome.code == 0, outcome.err
-    assert outcome.out == "best.pt: not written, since no image was validated on\nlast.pt (epoch 2): not validated\n"
+    assert "best.pt: not written, since no validation gave a score (no image in that part" in outcome.out
+    assert "last.pt (epoch 2): not validated\n" in outcome.out
     assert checkpoint_is_finite(tmp_path / "run")
     assert not (tmp_path / "run" / "best.pt").exists()
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["best"]["score"] is None
@@ -191,11 +196,14 @@ def test_no_image_to_evaluate(datalist: Any, model: Path, phnet: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("empty", [range(14), range(0, 14, 2)])
-def test_masks_without_lesion(empty: Any, datalist: Any, train: Any, phnet: Any, tmp_path: Path) -> None:
+def test_masks_without_lesion(
+    empty: Any, datalist: Any, train: Any, phnet: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Images without lesion are background to learn from; where there is nothing else, no score is made up."""
     file = datalist(empty=empty)
     outcome = train(file)
     assert outcome.code == 0, outcome.err
+    assert ("no labeled image has a lesion" in caplog.text) == (len(empty) == 14)
     assert checkpoint_is_finite(tmp_path / "run")
     scored = phnet("evaluate", tmp_path / "run" / "last.pt", file, tmp_path / "scores", "--device", "cpu")
     assert scored.code == 0, scored.err
@@ -214,6 +222,10 @@ def test_an_image_that_is_gone_after_preparing(datalist: Any, train: Any, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+EMPTY = '{"labeled": [], "unlabeled": [], "validation": [], "test": [], "meta": %s}'
+ONE = '{"labeled": [{%s}], "unlabeled": [], "validation": [], "test": []}'
+
+
 def test_a_datalist_that_is_none(phnet: Any, tmp_path: Path) -> None:
     for content, reason in [
         ("{", "is no JSON"),
@@ -225,6 +237,15 @@ def test_a_datalist_that_is_none(phnet: Any, tmp_path: Path) -> None:
             '{"labeled": [{"image": 1, "label": 2}], "unlabeled": [], "validation": [], "test": []}',
             "entry 0 of labeled",
         ),
+        ("[" * 200_000, "is no JSON"),
+        ('{"a":' * 200_000, "is no JSON"),
+        (EMPTY % '{"sha256": ["a"]}', "meta.sha256 is a list, expected an object"),
+        (EMPTY % '{"sha256": 7}', "meta.sha256 is a int, expected an object"),
+        (EMPTY % '{"sha256": {"a": 7}}', "labeled list of the datalist is empty"),
+        (EMPTY % '{"version": [1]}', "is a datalist of version [1]"),
+        (EMPTY % '{"leak_allowed": 1}', "labeled list of the datalist is empty"),
+        (ONE % '"class": ["benign"], "image": "a.png", "label": "a.png"', "has a path or a name that is no text"),
+        (ONE % '"image": "a\\u0000.png", "label": "a.png"', "names 2 files that are not there"),
     ]:
         (tmp_path / "datalist.json").write_text(content)
         outcome = phnet("train", tmp_path, tmp_path / "run", "--profile", "smoke", "--device", "cpu")

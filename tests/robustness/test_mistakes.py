@@ -11,6 +11,14 @@ import pytest
 from phnet_monai.extras import MissingExtraError, extra_module
 
 
+@pytest.fixture
+def datalist(labeled_folder: Any, phnet: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("list")
+    outcome = phnet("prepare", "folder", labeled_folder(12), out, "--labeled", "4", "--quiet")
+    assert outcome.code == 0, outcome.err
+    return out / "datalist.json"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -43,6 +51,70 @@ def test_it_is_refused_before_any_work(
     assert outcome.code == 2
     assert reason in outcome.line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--rate", "abc"], "'rate' is \"abc\", expected a number"),
+        (["--rate", "nan"], "'rate' is \"nan\", expected a number"),
+        (["--config", '{"rate": NaN}'], "'rate' is NaN, expected a number"),
+        (["--config", '{"rate": "fast"}'], "'rate' is \"fast\", expected a number"),
+        (["--config", '["rate"]'], "expected a JSON object"),
+        (["--config", '{"rate": 0.1'], "not valid JSON"),
+        (["--config", "[" * 100_000], "not valid JSON"),
+        (["--config", b"\xff\xfe{"], "not valid JSON"),
+        (["--size", "abc"], "'size' is \"abc\", expected a whole number"),
+        (["--size", "3.5"], "'size' is 3.5, expected a whole number"),
+        (["--max_epochs", "true"], "'max_epochs' is true, expected a whole number"),
+        (["--cache_rate", "x"], "'cache_rate' is \"x\", expected a number"),
+        (["--sync_bn", "3"], "'sync_bn' is 3, expected true or false"),
+        (["--apa", "3"], "'apa' is 3, expected an object"),
+        (["--weak_view#scale_range", "3"], "'weak_view#scale_range' is 3, expected a list"),
+        (["--train#trainer#on_nonfinite", "7"], "'train#trainer#on_nonfinite' is 7, expected text"),
+        (["--rate", "$1 +"], "'rate' is '$1 +', which is no Python expression"),
+        (["--optimizer#_target_", "nope"], "'optimizer#_target_' is 'nope': there is no such class or function"),
+        (["--optimizer#_target_", "torch.optim.Nope"], "there is no such class or function"),
+        (["--method_handler", "{'_target_': 'Nope'}"], "'method_handler#_target_' is 'Nope'"),
+        (["--config", '{"apa": {"_target_": "phnet_monai.handlers.AdaptivePatchAugmentation", "grid_sze": 2}}'], "did"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_any_work(
+    words: list[str], reason: str, phnet: Any, datalist: Path, tmp_path: Path
+) -> None:
+    if words[0] == "--config":
+        file = tmp_path / "mine.json"
+        file.write_bytes(words[1] if isinstance(words[1], bytes) else words[1].encode())
+        words = ["--config", str(file)]
+    outcome = phnet("train", datalist, tmp_path / "run", "--profile", "smoke", "--device", "cpu", *words)
+    assert outcome.code == 2
+    assert reason in outcome.line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--size", "none"], "TypeError"),
+        (["--size", "0"], "0"),
+        (["--rate", "-1"], "-1"),
+        (["--batch_size", "0"], "batch sizes are 0"),
+        (["--rate", "$1 / 0"], "ZeroDivisionError"),
+        (["--rate", "$rat"], "NameError: name 'rat' is not defined"),
+        (["--rate", "@nothing"], "nothing"),
+        (["--optimizer#_target_", "torch.nn.Linear"], "torch.nn.Linear cannot be built"),
+        (["--optimizer#_target_", "phnet_monai"], "phnet_monai"),
+        (["--weak_view#scale_range", "[0.5, 'x']"], "WeakView cannot be built"),
+        (["--max_epochs", "0"], "max_epochs"),
+    ],
+)
+def test_a_value_that_no_component_takes_is_one_line_too(
+    words: list[str], reason: str, phnet: Any, datalist: Path, tmp_path: Path
+) -> None:
+    outcome = phnet("train", datalist, tmp_path / "run", "--profile", "smoke", "--device", "cpu", *words)
+    assert outcome.code == 2
+    assert reason in outcome.line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
