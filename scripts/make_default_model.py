@@ -6,13 +6,14 @@ BUSI with its images without lesion, `grouped` split, all training images labele
 supervised training (`configs/options/default_model.json`). Validation and test part are never trained on; BUS-BRA is
 external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same), the same tensors as
 `model.safetensors`, their digests, and the card, `bundle/docs/model_card.md` with its figures in `model_card.json`.
-After a stop, the same command goes on.
+After a stop, the same command goes on. `--out` writes to another folder than the bundle.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from phnet_monai.networks.tensor_file import safetensors_bytes
 from phnet_monai.shipped import bundle_folder
 
 SEED = 0
-RECIPE = {"profile": "cpu", "method": "sup_only_ema", "config": ["options/default_model"], "seed": SEED}
+RECIPE: dict[str, Any] = {"method": "sup_only_ema", "config": ["options/default_model"], "seed": SEED}
 SAME = 5e-4  # half precision ships if no score moves by more
 SCORES = ("pooled_dice", "dice_mean")
 MODELS = ("model.pt", "model.safetensors")
@@ -55,10 +56,10 @@ def external(source: Path, work: Path) -> Path:
     return write_datalist(parts, file.parent, meta={"dataset": "BUS-BRA", "protocol": "all images are for testing"})
 
 
-def train(datalist: Path, work: Path) -> Path:
+def train(datalist: Path, work: Path, recipe: dict[str, Any]) -> Path:
     folder = work / "run"
     if not (folder / "run.json").is_file():
-        arguments = {**RECIPE, "config": [str(path) for path in overlay_files(RECIPE["config"])]}
+        arguments = {**recipe, "config": [str(path) for path in overlay_files(recipe["config"])]}
         train_run(datalist, folder, resume=(folder / "last.pt").is_file(), **arguments)
     return folder / "last.pt"
 
@@ -76,11 +77,11 @@ def _half(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
 
 
-def export(checkpoint: Path, *, rounded: bool) -> list[Path]:
-    """model.pt and model.safetensors of the bundle's models, and their digests beside them."""
+def export(checkpoint: Path, folder: Path, *, rounded: bool) -> list[Path]:
+    """model.pt and model.safetensors in the folder, and their digests beside them."""
     network, info = load_checkpoint(checkpoint)
     weights = {name: _half(t) if rounded else t for name, t in network.state_dict().items()}
-    plain, safe = (bundle_folder() / "models" / name for name in MODELS)
+    plain, safe = (folder / name for name in MODELS)
     with atomic_writer(plain) as stream:
         torch.save(weights, stream)
     with atomic_writer(safe) as stream:
@@ -147,30 +148,36 @@ def main() -> None:
     parser.add_argument("busi", type=Path, help="BUSI in its original layout")
     parser.add_argument("busbra", type=Path, help="BUS-BRA in its original layout")
     parser.add_argument("--work", type=Path, default=Path("runs/default_model"))
+    parser.add_argument("--out", type=Path, default=bundle_folder(), help="folder of models/ and docs/; the bundle")
     parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument(
+        "--overrides", type=json.loads, default={}, help="JSON: values of the configuration, for trials"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     datalist, outside = busi(args.busi, args.work), external(args.busbra, args.work)
-    checkpoint = train(datalist, args.work)
+    recipe = {"profile": args.profile, **RECIPE, **({"overrides": args.overrides} if args.overrides else {})}
+    checkpoint = train(datalist, args.work, recipe)
     parts = {"validation": (datalist, "validation"), "test": (datalist, "test"), "external": (outside, "test")}
     full = figures(checkpoint, parts, args.work, "full")
     rounded = half(checkpoint, args.work)
     halved = figures(rounded, parts, args.work, "half")
     fits = same(full, halved)
-    paths = export(checkpoint, rounded=fits)
+    paths = export(checkpoint, args.out / "models", rounded=fits)
     card = {
         "files": {path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths},
         "precision": "half" if fits else "single",
-        "recipe": RECIPE,
+        "recipe": recipe,
         "counts": {part: len(load_part(datalist, part)) for part in ("labeled", "validation", "test")},
         "scores": halved if fits else full,
         "single_precision": {part: {score: full[part][score] for score in SCORES} for part in full},
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
     }
-    write_json(bundle_folder() / "docs" / "model_card.json", card)
-    with atomic_writer(bundle_folder() / "docs" / "model_card.md") as stream:
+    write_json(args.out / "docs" / "model_card.json", card)
+    with atomic_writer(args.out / "docs" / "model_card.md") as stream:
         stream.write(card_text(card).encode("utf-8"))
     for name, file in card["files"].items():
         print(f"{name}: {file['bytes']} bytes, {card['precision']} precision, sha256 {file['sha256']}")

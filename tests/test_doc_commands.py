@@ -67,11 +67,12 @@ def test_blocks_are_told_apart() -> None:
         'Text `phnet infer` and `--flip`.\n\n```python title="a.py"\nx = 1\n```\n\n'
         "    phnet export a.pt b.onnx\n    text\n\n```bash\n# comment\nphnet rank a \\\n  b\n```\n"
     )
-    assert [(block.language, block.title) for block in DOCS.blocks(page)] == [("python", "a.py"), ("bash", None)]
+    found = [(block.language, block.title) for block in DOCS.blocks(page)]
+    assert found == [("python", "a.py"), ("indented", None), ("bash", None)]
     found = [(command.split(), whole) for command, whole in DOCS.named_commands(page)]
     assert found == [
-        (["phnet", "rank", "a", "b"], True),
         (["phnet", "export", "a.pt", "b.onnx"], True),
+        (["phnet", "rank", "a", "b"], True),
         (["phnet", "infer"], False),
         (["--flip"], False),
     ]

@@ -86,8 +86,10 @@ def train_and_score(
 
 
 def tracked(datalist: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `train_run` with the pseudo-labels scored after each epoch, where any image is unlabeled."""
-    further = [TRACK] if _counts(datalist)["unlabeled"] else []
+    """Arguments of `train_run` with the pseudo-labels scored after each epoch, where any of their images has a mask."""
+    from phnet_monai.data import load_part
+
+    further = [TRACK] if any(item.get("hidden_label") for item in load_part(datalist, "unlabeled")) else []
     return {**arguments, "config": [*arguments["config"], *further]}
 
 

@@ -240,15 +240,21 @@ def as_list(batch: list[Any]) -> list[Any]:
     return batch
 
 
-def evaluation_dataset(data: Sequence[dict[str, Any]], cache_rate: float = 1.0) -> CacheDataset:
+def evaluation_dataset(
+    data: Sequence[dict[str, Any]], cache_rate: float = 1.0, skip_unmasked: bool = False
+) -> CacheDataset:
     """Decoded images and masks at their original size; hidden masks of unlabeled images count as masks here.
 
+    Args:
+        skip_unmasked: leave images without any mask out, such as the truly unlabeled ones of a folder of one's own.
+
     Raises:
-        ValueError: an image without a mask.
+        ValueError: an image without a mask that is not left out.
     """
     data = [{**item, "label": item.get("label") or item.get("hidden_label")} for item in data]
     missing = [item["image"] for item in data if not item.get("label")]
-    if missing:
+    data = [item for item in data if item.get("label")]
+    if missing and not skip_unmasked:
         raise ValueError(
             f"{len(missing)} images to evaluate have no mask, e.g. {missing[0]}; give masks or another part"
         )

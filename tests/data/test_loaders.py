@@ -342,3 +342,5 @@ def test_evaluation_without_masks_is_refused(entry):
     without = {"image": entry["image"]}
     with pytest.raises(ValueError, match=r"1 images to evaluate have no mask, e\.g\. .*a\.png"):
         evaluation_dataset([entry, without])
+    assert len(evaluation_dataset([entry, without], skip_unmasked=True)) == 1
+    assert len(evaluation_dataset([without], skip_unmasked=True)) == 0

@@ -142,6 +142,20 @@ def _train_one_epoch(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(("masks", "scored"), [([], False), ([0], True), ([0, 1], True)])
+def test_pseudo_labels_are_scored_where_any_mask_is_known(
+    masks: list[int], scored: bool, phantoms: Path, tmp_path: Path
+) -> None:
+    """A folder of one's own has images without any outline."""
+    pictures = [{"image": str(path)} for path in sorted((phantoms / "images").iterdir())[:2]]
+    for number in masks:
+        pictures[number]["hidden_label"] = str(phantoms / "masks" / Path(pictures[number]["image"]).name)
+    parts = {"labeled": [], "unlabeled": pictures, "validation": [], "test": []}
+    (tmp_path / "datalist.json").write_text(json.dumps(parts), encoding="utf-8")
+    found = tracked(str(tmp_path / "datalist.json"), {"config": ["options/mine"]})["config"]
+    assert found == ["options/mine", *(["options/pseudo_label_scores"] if scored else [])]
+
+
 def test_a_comparison_grows_by_a_row_without_doing_anything_again(
     finished: Path, phantoms: Path, tmp_path: Path
 ) -> None:

@@ -1,11 +1,13 @@
-"""What the pages tell a reader to type: code blocks, commands, and a check of commands that no test can run.
+"""What the pages tell a reader to type: code blocks and commands, and a check that what they name exists.
 
-Blocks in a page, by the word behind their fence:
+Blocks in a page, by the word behind their fence; `tests/integration/test_docs.py` goes through them in order:
 
-* `bash`: run by `tests/integration/test_docs.py`, in order, with small trainings.
+* `bash`: run, with small trainings.
 * `python`, `json`: run, or read; with `title="NAME"` written to the file NAME instead.
-* `sh`, and blocks that are indented: not run (hours, many GPUs, data that is not here), but checked like every command
-  that stands in the text: commands, flags, ids, scripts, targets of the Makefile and overlays must exist.
+* `sh`, and blocks that are indented (here `indented`): what takes hours, many GPUs or data that is not here; run in
+  miniature, but for the few commands that are listed there with a reason.
+
+Commands that stand in the text are checked: commands, flags, ids, scripts, targets and overlays must exist.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from phnet_monai.engines.run import compose, training_overlays
 from phnet_monai.shipped import bundle_folder
 
 ROOT = Path(__file__).parents[2]
-RUN = ("bash",)
 FENCED = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
-INDENTED = re.compile(r"(?:^ {4,}\S.*\n)+", re.MULTILINE)
+INDENTED = re.compile(r"(?:^ {4,}\S[^\n]*\n)+", re.MULTILINE)
+BLOCK = re.compile(f"{FENCED.pattern}|({INDENTED.pattern})", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 PROGRAMS = ("phnet", "python", "make", "torchrun")
 NOT_OURS = {"pip", "tensorboard", "mkdir", "cp", "cd", "git"}  # looked at no further
@@ -51,25 +53,28 @@ def pages() -> dict[str, str]:
 
 
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page, in order."""
-    return [Block(language, title or None, text) for language, title, text in FENCED.findall(page)]
+    """The blocks of a page, in order; those that are indented have the language `indented`."""
+    found = BLOCK.findall(page)
+    return [
+        Block("indented", None, indented) if indented else Block(language, title or None, text)
+        for language, title, text, indented in found
+    ]
 
 
-def command_lines(text: str) -> list[str]:
-    """The commands of a block: comments out, continued lines joined."""
-    lines = (line.strip() for line in text.replace("\\\n", " ").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+def command_lines(block: Block) -> list[str]:
+    """The commands of a block: comments out, continued lines joined. Of an indented one only what looks like ours."""
+    if block.language not in ("bash", "sh", "indented"):
+        return []
+    lines = (line.strip() for line in block.text.replace("\\\n", " ").splitlines())
+    found = [line for line in lines if line and not line.startswith("#")]
+    return found if block.language != "indented" else [line for line in found if line.split()[0] in PROGRAMS]
 
 
 def named_commands(page: str) -> Iterator[tuple[str, bool]]:
     """(command, whether it is whole) for everything on a page that looks like one of our commands."""
     for block in blocks(page):
-        if block.language in ("bash", "sh"):
-            yield from ((line, True) for line in command_lines(block.text))
-    rest = FENCED.sub("", page)
-    for block in INDENTED.findall(rest):
-        yield from ((line, True) for line in command_lines(block) if line.split()[0] in PROGRAMS)
-    for span in SPAN.findall(INDENTED.sub("", rest)):
+        yield from ((line, True) for line in command_lines(block))
+    for span in SPAN.findall(BLOCK.sub("", page)):
         words = span.split()
         if words and (words[0] in PROGRAMS or re.match(r"--\w", words[0])):
             yield " ".join(words), False
@@ -217,4 +222,4 @@ def _config(name: str) -> dict[str, Any]:
     return json.loads((bundle_folder() / "configs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-__all__ = ["RUN", "Block", "blocks", "check", "check_phnet", "command_lines", "named_commands", "pages", "split"]
+__all__ = ["Block", "blocks", "check", "check_phnet", "command_lines", "named_commands", "pages", "split"]
