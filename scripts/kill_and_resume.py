@@ -2,10 +2,11 @@
 
     python scripts/kill_and_resume.py --kills 50
 
-Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a run is a process that is killed by
-SIGKILL, SIGTERM or SIGINT after a random time; the next one goes on with `resume`. When a run reaches its end, its
-weights (student, teacher), optimiser, memory bank, best checkpoint, scores and log are compared with those of the
-unbroken run, and a new run begins, until there were enough kills. After each kill the checkpoint must be readable.
+Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a run is a process with the command line
+`phnet train ... --resume` that is killed by SIGKILL, SIGTERM or SIGINT after a random time. When a run reaches its end,
+its weights (student, teacher), optimiser, memory bank, random numbers to come, best checkpoint, scores and log are
+compared with those of the unbroken run, and a new run begins, until there were enough kills. After each kill the
+checkpoint must be readable. A rename, which takes no time, is drawn out to some milliseconds, so that kills come within.
 Exit code 1: something was lost.
 """
 
@@ -28,7 +29,9 @@ from typing import Any
 
 import torch
 
-PHASES = ("start", "between steps", "step", "validation", "checkpoint", "end")
+PHASES = ("start", "between steps", "step", "validation", "checkpoint", "rename", "end")
+DRAWN_OUT = 0.01
+"""Seconds before and after the system call of a rename."""
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 LENGTH = {"max_epochs": 4, "epoch_length": 5, "pretrain_epochs": 1, "batch_size": 4, "network_def#dropout": 0.3}
 
@@ -65,23 +68,35 @@ def show_phases(board: mmap.mmap) -> None:
     LesionEvaluator.run = during("validation", LesionEvaluator.run)  # type: ignore[method-assign]
     torch.save = during("checkpoint", torch.save)
 
+    def slow_replace(*arguments: Any, replace: Callable[..., None] = os.replace) -> None:
+        time.sleep(DRAWN_OUT)
+        replace(*arguments)
+        time.sleep(DRAWN_OUT)
+
+    os.replace = during("rename", slow_replace)
+
 
 def life(datalist: Path, folder: Path, overrides: dict[str, Any], method: str, board: mmap.mmap) -> int:
     """A process that trains to the end; its number. A fork: a life need not begin with ten seconds of imports."""
     board[0], board[1] = PHASES.index("start"), 0
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child that has just begun must not go the parent's way
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return child
-    from phnet_monai.engines.run import train_run
-
     code = 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        from phnet_monai.cli.main import main as phnet
+
+        words = ["train", str(datalist), str(folder), "--profile", "smoke", "--method", method, "--device", "cpu"]
+        words += [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
         os.dup2(os.open(folder.parent / f"{folder.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(2, 1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         show_phases(board)
-        train_run(datalist, folder, profile="smoke", method=method, resume=True, device="cpu", overrides=overrides)
-        code = 0
-    except KeyboardInterrupt:
+        code = phnet([*words, "--resume"])
+    except KeyboardInterrupt:  # before the command line listens
         code = 130
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -96,8 +111,7 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
     if isinstance(first, dict) and isinstance(second, dict):
         if first.keys() != second.keys():
             return [f"{where}: other names"]
-        names = [name for name in first if name != "random"]  # numbers to come: every epoch begins with new ones
-        return [line for name in names for line in differences(first[name], second[name], f"{where}/{name}")]
+        return [line for name in first for line in differences(first[name], second[name], f"{where}/{name}")]
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)) and len(first) == len(second):
         pairs = enumerate(zip(first, second, strict=True))
         return [line for number, pair in pairs for line in differences(*pair, f"{where}/{number}")]
@@ -117,14 +131,15 @@ def compare(whole: Path, other: Path) -> list[str]:
     return found + [str(path) for path in other.glob(".*.part")]
 
 
-def check_after_kill(folder: Path, name: str, status: int, finished: bool) -> list[str]:
+def check_after_kill(folder: Path, name: str, status: int, phase: str) -> list[str]:
     """What a kill may not do: end otherwise than the signal says, leave a checkpoint that cannot be read."""
     from phnet_monai.networks import read_checkpoint
 
     found = []
-    expected = {"SIGKILL": -signal.SIGKILL, "SIGTERM": -signal.SIGTERM, "SIGINT": 130}[name]
+    expected = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}[name]
     code = os.waitstatus_to_exitcode(status)
-    if code != expected and not finished:
+    # a signal that comes before the command line listens, or after the training is over, ends the process as such
+    if code != expected and not (phase == "end" or (phase == "start" and code in (-SIGNALS[name], 130))):
         found.append(f"{folder.name}: ended with {code} after {name}, expected {expected}")
     for file in ("last.pt", "previous.pt"):
         if (folder / file).is_file():
@@ -175,7 +190,7 @@ def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval:
                 break
             done += 1
             where[f"{name} in {phase}"] += 1
-            lost += check_after_kill(folder, name, status, phase == "end")
+            lost += check_after_kill(folder, name, status, phase)
         runs += 1
         lost += [f"{folder.name}: {line}" for line in compare(work / "whole", folder)]
         print(f"{done} kills, {runs} runs, {len(lost)} differences", file=sys.stderr)

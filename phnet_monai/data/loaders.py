@@ -273,4 +273,6 @@ def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int
         if count < shard.world:
             raise ValueError(f"{count} images cannot be evaluated by {shard.world} processes; start fewer of them")
         dataset = Subset(dataset, shard.share(range(count)))
-    return DataLoader(dataset, batch_size=batch_size, collate_fn=as_list, num_workers=num_workers)
+    # a generator of its own: a validation must leave the training's random numbers alone
+    generator = torch.Generator().manual_seed(0)
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=as_list, num_workers=num_workers, generator=generator)

@@ -338,6 +338,12 @@ def test_evaluation_keeps_size_and_order(entry, tmp_path):
     assert [item["image"].shape for item in batches[0]] == [(30, 50), (9, 7)]
 
 
+def test_an_evaluation_draws_no_random_number(entry):
+    before = torch.get_rng_state()
+    list(evaluation_loader(evaluation_dataset([entry])))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_evaluation_without_masks_is_refused(entry):
     without = {"image": entry["image"]}
     with pytest.raises(ValueError, match=r"1 images to evaluate have no mask, e\.g\. .*a\.png"):
