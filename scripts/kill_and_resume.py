@@ -6,7 +6,7 @@ Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a ru
 `phnet train ... --resume` that is killed by SIGKILL, SIGTERM or SIGINT after a random time. When a run reaches its end,
 its weights (student, teacher), optimiser, memory bank, random numbers to come, best checkpoint, scores and log are
 compared with those of the unbroken run, and a new run begins, until there were enough kills. After each kill the
-checkpoint must be readable. A rename, which takes no time, is drawn out to some milliseconds, so that kills come within.
+checkpoint must be readable. A rename, which takes no time, is drawn out to milliseconds, so that kills come within.
 Exit code 1: something was lost.
 """
 
@@ -79,7 +79,9 @@ def show_phases(board: mmap.mmap) -> None:
 def life(datalist: Path, folder: Path, overrides: dict[str, Any], method: str, board: mmap.mmap) -> int:
     """A process that trains to the end; its number. A fork: a life need not begin with ten seconds of imports."""
     board[0], board[1] = PHASES.index("start"), 0
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child that has just begun must not go the parent's way
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT}
+    )  # a child that has just begun must not go the parent's way
     child = os.fork()
     if child:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

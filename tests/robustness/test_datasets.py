@@ -213,6 +213,41 @@ def test_masks_without_lesion(
     assert "Infinity" not in text
 
 
+@pytest.mark.parametrize(
+    ("shared", "told"), [("file", "are one file"), ("group", "are of group"), ("scan", "are near-duplicates")]
+)
+def test_one_scan_on_two_sides_of_a_split(
+    shared: str, told: str, datalist: Any, train: Any, model: Path, phnet: Any, tmp_path: Path
+) -> None:
+    """An image of the test part is trained on, too: as a copy, as another view of the patient, darker and cut."""
+    file = datalist()
+    content = json.loads(file.read_text(encoding="utf-8"))
+    tested, trained = content["test"][0], content["labeled"][0]
+    if shared == "group":
+        trained["group_id"] = tested["group_id"]
+    else:
+        with Image.open(file.parent / tested["image"]) as image:
+            pixels = np.asarray(image)
+        copy = tmp_path / "dataset" / "images" / "another.png"
+        Image.fromarray(pixels if shared == "file" else (pixels[1:] * 0.9).astype(np.uint8)).save(copy)
+        mask = tmp_path / "dataset" / "masks" / "another.png"
+        Image.fromarray(np.zeros((40 - (shared == "scan"), 56), np.uint8)).save(mask)
+        if shared == "file":
+            copy.write_bytes((file.parent / tested["image"]).read_bytes())
+        names = {"image": str(copy), "label": str(mask), "case_id": "another", "group_id": "another"}
+        content["labeled"][0] = {**trained, **names}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    outcome = train(file)
+    assert outcome.code == 2
+    assert told in outcome.line
+    assert "--allow-leak" in outcome.line
+    assert not (tmp_path / "run").exists()
+    scored = phnet("evaluate", model, file, tmp_path / "scores", "--device", "cpu")
+    assert (scored.code, told in scored.line) == (2, True)
+    assert not (tmp_path / "scores").exists()
+    assert train(file, "--allow-leak").code == 0
+
+
 def test_an_image_that_is_gone_after_preparing(datalist: Any, train: Any, tmp_path: Path) -> None:
     file = datalist()
     (tmp_path / "dataset" / "images" / "case05.png").unlink()

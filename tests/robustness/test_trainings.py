@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from phnet_monai.cli.main import main
+from phnet_monai.data import prepare_folder, write_phantoms
 from phnet_monai.engines import SemiSupervisedTrainer, Step
 
 LINE = ["--profile", "smoke", "--device", "cpu", "--epoch_length", "3"]
@@ -34,6 +35,13 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Any) -> None:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "last.pt", weights_only=True)["student"]
+
+
+@pytest.fixture(scope="module")
+def datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 small phantoms, 6 of them labeled."""
+    phantoms = write_phantoms(tmp_path_factory.mktemp("phantoms"), 24, size_range=(40, 72), without_lesion=1)
+    return prepare_folder(phantoms, tmp_path_factory.mktemp("datalist"), labeled=6, progress=False)
 
 
 @pytest.fixture(scope="module")
