@@ -35,7 +35,20 @@ SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 PROGRAMS = ("phnet", "python", "make", "torchrun")
 NOT_OURS = {"pip", "tensorboard", "mkdir", "cp", "cd", "git"}  # looked at no further
 MONAI_FLAGS = {"config_file", "meta_file", "logging_file", "run_id", "tracking", "bundle_root", "filepath"}
-OTHER_FLAGS = {"nproc-per-node", "nproc_per_node", "nnodes", "standalone", "logdir", "help", "version", "screenshot"}
+OTHERS_COMMANDS = {  # docs/inference.md, "Coming from other predict commands"
+    *("save_probabilities", "disable_tta", "continue_prediction"),
+    *("output_type", "preview", "statistics", "remove_small_blobs"),
+}
+OTHER_FLAGS = OTHERS_COMMANDS | {
+    "nproc-per-node",
+    "nproc_per_node",
+    "nnodes",
+    "standalone",
+    "logdir",
+    "help",
+    "version",
+    "screenshot",
+}
 
 
 @dataclass(frozen=True)
