@@ -143,22 +143,24 @@ def remove_partial_files(folder: str | Path, *, below: bool = True) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def made_for_work(folder: str | Path, *, preliminary: Collection[str]) -> Iterator[None]:
-    """Inside, `folder` exists; where it was made for this and the work fails with nothing to show, it is taken away.
-
-    Args:
-        preliminary: names of files that are nothing to show by themselves.
-    """
+def make_folder(folder: str | Path) -> bool:
+    """Make a folder with its parents; whether it was made by this call, and not there before."""
     folder = Path(folder)
-    was_there = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield
-    except BaseException:
-        if not was_there and {path.name for path in folder.iterdir()} <= set(preliminary):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
+
+
+def remove_unless_more(folder: str | Path, names: Collection[str]) -> None:
+    """Remove a folder that holds nothing but files and folders of these names, as far as it can be removed."""
+    folder = Path(folder)
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= set(names):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from phnet_monai.files import atomic_writer, digest, locked, made_for_work, remove_partial_files, sha256_of, write_json
+from phnet_monai.files import (
+    atomic_writer,
+    digest,
+    locked,
+    make_folder,
+    remove_partial_files,
+    remove_unless_more,
+    sha256_of,
+    write_json,
+)
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -61,37 +70,26 @@ def test_a_lock_is_for_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "written", "left"),
-    [
-        (False, (), None),
-        (False, ("config.json",), None),
-        (False, ("config.json", "last.pt"), {"config.json", "last.pt"}),
-        (True, (), set()),
-        (True, ("config.json",), {"config.json"}),
-    ],
+    ("written", "left"),
+    [((), None), (("config.json",), None), (("config.json", "last.pt"), {"config.json", "last.pt"})],
 )
-def test_a_folder_made_for_work_that_failed_at_once(
-    before: bool, written: tuple[str, ...], left: set[str] | None, tmp_path: Path
+def test_a_folder_with_nothing_to_show_is_removed(
+    written: tuple[str, ...], left: set[str] | None, tmp_path: Path
 ) -> None:
     folder = tmp_path / "a" / "run"
-    if before:
-        folder.mkdir(parents=True)
-
-    def work() -> None:
-        with made_for_work(folder, preliminary=("config.json",)):
-            for name in written:
-                (folder / name).touch()
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        work()
+    assert make_folder(folder)
+    assert not make_folder(folder)
+    for name in written:
+        (folder / name).touch()
+    remove_unless_more(folder, ("config.json", ".lock"))
     assert ({path.name for path in folder.iterdir()} if folder.exists() else None) == left
+    remove_unless_more(tmp_path / "gone", ())
 
 
-def test_a_folder_made_for_work_stays_where_it_ended_well(tmp_path: Path) -> None:
-    with made_for_work(tmp_path / "run", preliminary=()):
-        assert (tmp_path / "run").is_dir()
-    assert (tmp_path / "run").is_dir()
+def test_no_folder_can_be_made_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file")
 
 
 def test_digest_is_of_the_values() -> None:

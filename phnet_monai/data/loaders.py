@@ -136,7 +136,7 @@ class SemiSupervisedLoader:
     a batch (it repeats them), no unlabeled image where the method wants some, masks that are all empty or all full.
 
     Raises:
-        ValueError: no labeled image, or batch sizes below 1.
+        ValueError: no labeled image, batch sizes or an epoch length below 1.
     """
 
     def __init__(
@@ -155,6 +155,8 @@ class SemiSupervisedLoader:
         unlabeled_batch_size = unlabeled_batch_size or batch_size
         if batch_size < 1 or unlabeled_batch_size < 1:
             raise ValueError(f"batch sizes are {batch_size} and {unlabeled_batch_size}, expected at least 1")
+        if epoch_length is not None and epoch_length < 1:
+            raise ValueError(f"epoch_length is {epoch_length}, expected at least 1, or null for one pass")
         count = 0 if unlabeled is None else len(unlabeled)  # type: ignore[arg-type]
         if len(labeled) == 0:  # type: ignore[arg-type]
             raise ValueError("the labeled list of the datalist is empty; prepare it again with more labeled images")

@@ -14,9 +14,9 @@ from phnet_monai.data import check_leaks, load_part
 from phnet_monai.data.records import shorten
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
-from phnet_monai.engines.config_check import SEPARATOR, ConfigError, check_entry, config_mistake
+from phnet_monai.engines.config_check import SEPARATOR, ConfigError, check_entry, config_mistake, is_wrapper
 from phnet_monai.engines.tracking import check_tracking, track
-from phnet_monai.files import locked, made_for_work, write_json
+from phnet_monai.files import locked, make_folder, remove_unless_more, write_json
 from phnet_monai.networks import load_ensemble, read_checkpoint
 from phnet_monai.shipped import bundle_folder
 
@@ -27,6 +27,11 @@ MAY_DIFFER = (
     *("progress", "checkpoints", "pseudo_label_evaluator"),
 )
 """Ids that do not change what is trained: places, means, and what is said and kept of it."""
+NEEDED = (
+    *("network_def", "network", "optimizer", "scheduler", "weak_view", "checkpoints", "run"),
+    *("train#dataset", "train#loader", "train#handlers", "train#trainer", "validate#dataset", "validate#evaluator"),
+)
+"""Ids that a training cannot do without."""
 
 
 def overlay(kind: str, name: str) -> Path:
@@ -109,13 +114,13 @@ def compose(
     Raises:
         FileNotFoundError, ConfigError.
     """
-    config = _read_json(base)
+    config, shipped = _read_json(base), _read_json(base)
     layers = [(str(path), _read_json(Path(path))) for path in overlays]
     layers.append(("command line", dict(overrides or {})))
     parser = ConfigParser(config)
     for origin, values in layers:
         for key, value in values.items():
-            check_entry(parser.get(), key, value, origin)
+            check_entry(parser.get(), shipped, key, value, origin)
             parser[key] = value
     return parser
 
@@ -133,8 +138,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def run(parser: ConfigParser) -> None:
-    """`initialize`, `run`, `finalize`, as `python -m monai.bundle run` does."""
-    parser.parse()
+    """`initialize`, `run`, `finalize`, as `python -m monai.bundle run` does.
+
+    Raises:
+        ConfigError: a reference leads nowhere, or what `config_mistake` knows; else what a component raised.
+    """
+    try:
+        parser.parse()
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"config: {error.args[0] if error.args else error}") from error
     try:
         for name in ("initialize", "run", "finalize"):
             if name in parser:
@@ -148,8 +160,8 @@ def run(parser: ConfigParser) -> None:
 
 def _own_error(error: BaseException) -> BaseException:
     """The error behind those in which MONAI wraps whatever a component or an expression raises."""
-    while isinstance(error, RuntimeError) and str(error).startswith("Failed to ") and error.__cause__ is not None:
-        error = error.__cause__
+    while is_wrapper(error):
+        error = error.__cause__  # type: ignore[assignment]
     return error
 
 
@@ -210,6 +222,9 @@ def train_run(
         [*training_overlays(profile, method, recipe=recipe, config=config), *_of_several_processes(shard)],
         values,
     )
+    for name in NEEDED:
+        if parser.get(name) in (None, [], {}):
+            raise ConfigError(f"config: {name!r} is {json.dumps(parser.get(name))}, but no training goes without it")
     with _alone_in(out) if shard.first else nullcontext():
         going_on = resume and any((out / name).is_file() for name in ("last.pt", "previous.pt"))
         kept = out / "config.json"
@@ -220,6 +235,8 @@ def train_run(
         if tracking is not None:
             track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
         run(parser)
+        if not (out / "last.pt").is_file():
+            raise ConfigError(f"{out}: the config's `run` has ended without a checkpoint; nothing was trained")
         saved = parser.get_parsed_content("checkpoints")
         result = {
             "best": {"score": saved.best_score if saved.best_epoch else None, "epoch": saved.best_epoch},
@@ -235,9 +252,15 @@ def train_run(
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """No other training works in the folder; nothing is left of one whose config turns out to be wrong."""
-    with made_for_work(out, preliminary=("config.json", ".lock")), locked(out, "`phnet train`"):
-        yield
+    """No other training works in the folder; nothing is left of one that fails before it has saved anything."""
+    made = make_folder(out)
+    with locked(out, "`phnet train`"):
+        try:
+            yield
+        except BaseException:
+            if made:
+                remove_unless_more(out, ("config.json", ".lock", "tensorboard", "mlruns.db"))
+            raise
 
 
 def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:

@@ -132,6 +132,8 @@ class AdaptivePatchAugmentation:
     def __call__(self, engine: SemiSupervisedTrainer) -> None:
         step: Step = engine.state.step
         if UNLABELED not in step.views or step.teacher_probs is None:
+            if LABELED in step.views:  # a grid that does not divide is refused at once, not after labeled-only epochs
+                patch_all(step.views[LABELED].valid, self.grid_size)
             return
         weak, probs = step.views[UNLABELED], step.teacher_probs
         count = self._count(engine, patch_all(weak.valid, self.grid_size))

@@ -171,8 +171,11 @@ class SaveCheckpoints:
 
     def _score(self, engine: Engine) -> float | None:
         """This epoch's validation score, None where no validation ran in it."""
-        if self.evaluator is None or self.evaluator.state.metrics.get(self.score) is None:
+        if self.evaluator is None or not self.evaluator.state.metrics:
             return None
+        if self.score not in self.evaluator.state.metrics:
+            known = ", ".join(sorted(self.evaluator.state.metrics))
+            raise ValueError(f"checkpoints#score is {self.score!r}, expected a score of the validation: {known}")
         value = float(self.evaluator.state.metrics[self.score])
         self.evaluator.state.metrics = {}  # so that an epoch without validation is not taken for one
         return value if math.isfinite(value) else None

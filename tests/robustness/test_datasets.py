@@ -178,6 +178,22 @@ def test_one_unlabeled_image(datalist: Any, train: Any, tmp_path: Path) -> None:
     assert checkpoint_is_finite(tmp_path / "run")
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (60, 2)])
+def test_images_smaller_than_a_patch(size: tuple[int, int], labeled_folder: Any, phnet: Any, train: Any) -> None:
+    """They are enlarged and padded like all others, in training as in scoring."""
+    folder = labeled_folder(14)
+    for number in range(0, 14, 2):
+        for part, grey in (("images", 90), ("masks", 255)):
+            Image.new("L", size, grey + (number if part == "images" else 0)).save(
+                folder / part / f"case{number:02d}.png"
+            )
+    outcome = phnet("prepare", "folder", folder, folder.parent / "list", *PREPARE)
+    assert outcome.code == 0, outcome.err
+    outcome = train(folder.parent / "list")
+    assert outcome.code == 0, outcome.err
+    assert checkpoint_is_finite(folder.parent / "run")
+
+
 def test_no_image_to_validate_on(datalist: Any, train: Any, tmp_path: Path) -> None:
     """The last weights are kept; none are called the best."""
     outcome = train(datalist(validation=0))

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from phnet_monai.cli.arguments import bind, signature_of
+from phnet_monai.cli.main import COMMANDS, main
+from phnet_monai.engines.run import compose, training_overlays
 from phnet_monai.extras import MissingExtraError, extra_module
+from phnet_monai.shipped import bundle_folder
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def test_it_is_refused_before_any_work(
     [
         (["--rate", "abc"], "'rate' is \"abc\", expected a number"),
         (["--rate", "nan"], "'rate' is \"nan\", expected a number"),
-        (["--config", '{"rate": NaN}'], "'rate' is NaN, expected a number"),
+        (["--config", '{"rate": NaN}'], "'rate' is NaN, expected a finite number"),
         (["--config", '{"rate": "fast"}'], "'rate' is \"fast\", expected a number"),
         (["--config", '["rate"]'], "expected a JSON object"),
         (["--config", '{"rate": 0.1'], "not valid JSON"),
@@ -73,6 +77,19 @@ def test_it_is_refused_before_any_work(
         (["--weak_view#scale_range", "3"], "'weak_view#scale_range' is 3, expected a list"),
         (["--train#trainer#on_nonfinite", "7"], "'train#trainer#on_nonfinite' is 7, expected text"),
         (["--rate", "$1 +"], "'rate' is '$1 +', which is no Python expression"),
+        (["--rate", "$1e-3; 2"], "which is no Python expression"),
+        (["--rate", "$x = 1"], "which is no Python expression"),
+        (["--weak_view#scale_range", "{0.5, 1}"], "expected plain values as in JSON"),
+        (["--weak_view#scale_range", "[0.5, 1j]"], "expected plain values as in JSON"),
+        (["--apa", "{'_target_': 'phnet_monai.handlers.HandlerGroup', 1: 2}"], "has the name 1, which is no text"),
+        (["--scheduler", "null"], "'scheduler' is null, but no training goes without it"),
+        (["--validate#evaluator", "null"], "'validate#evaluator' is null"),
+        (["--weak_view", "null"], "'weak_view' is null"),
+        (["--checkpoints", "null"], "'checkpoints' is null"),
+        (["--run", "[]"], "'run' is []"),
+        (["--train#handlers", "null"], "'train#handlers' is null"),
+        (["--train#loader", "{}"], "'train#loader' is {}"),
+        (["--optimizer#dampening", "much"], "'optimizer#dampening' is \"much\", expected a number (as 0)"),
         (["--optimizer#_target_", "nope"], "'optimizer#_target_' is 'nope': there is no such class or function"),
         (["--optimizer#_target_", "torch.optim.Nope"], "there is no such class or function"),
         (["--method_handler", "{'_target_': 'Nope'}"], "'method_handler#_target_' is 'Nope'"),
@@ -96,14 +113,18 @@ def test_a_wrong_value_is_refused_before_any_work(
     ("words", "reason"),
     [
         (["--size", "none"], "TypeError"),
-        (["--size", "0"], "0"),
+        (["--size", "0"], "size"),
+        (["--epoch_length", "0"], "epoch_length is 0, expected at least 1"),
+        (["--rate", "%rat"], "rat"),
+        (["--run", "['$None']"], "has ended without a checkpoint; nothing was trained"),
+        (["--network_def#unet_features", "[0, 0, 0, 0, 0]"], "in_channels"),
+        (["--network_def#dropout", "-1"], "dropout"),
         (["--rate", "-1"], "-1"),
         (["--batch_size", "0"], "batch sizes are 0"),
         (["--rate", "$1 / 0"], "ZeroDivisionError"),
         (["--rate", "$rat"], "NameError: name 'rat' is not defined"),
         (["--rate", "@nothing"], "nothing"),
         (["--optimizer#_target_", "torch.nn.Linear"], "torch.nn.Linear cannot be built"),
-        (["--optimizer#_target_", "phnet_monai"], "phnet_monai"),
         (["--weak_view#scale_range", "[0.5, 'x']"], "WeakView cannot be built"),
         (["--max_epochs", "0"], "max_epochs"),
     ],
@@ -114,6 +135,77 @@ def test_a_value_that_no_component_takes_is_one_line_too(
     outcome = phnet("train", datalist, tmp_path / "run", "--profile", "smoke", "--device", "cpu", *words)
     assert outcome.code == 2
     assert reason in outcome.line
+    assert not (tmp_path / "run").exists()
+
+
+ADAM = '{"optimizer": {"_target_": "torch.optim.Adam", "params": "$@network.parameters()"}}'
+DEFECT = """
+class Handler:
+    def __init__(self):
+        self.helper()
+
+    def helper(self):
+        return None.foo
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--optimizer#dampening", "0.1", "--optimizer#nesterov", "false"],
+        ["--config", '{"contrast_weight": 1}', "--contrast_weight", "0.5"],
+        ["--config", ADAM, "--optimizer#weight_decay", "0.0001", "--optimizer#betas", "[0.8, 0.9]"],
+        ["--config", '{"device": {"_target_": "torch.device", "type": "cpu"}}'],
+        ["--config", '{"method_handler": {"_target_": "not.there.Handler", "_disabled_": true}}'],
+        ["--config", '{"rate": {"_target_": "builtins.float", "x": 0.1}}', "--rate", "1e-3"],
+        ["--weak_view#scale_range", "(0.5, 1)"],
+        ["--rate", "$0.1 * @seed"],
+        ["--rate", "1"],
+        ["--hpc", "null"],
+    ],
+)
+def test_a_right_value_is_taken(words: list[str], datalist: Path, tmp_path: Path) -> None:
+    if words[0] == "--config":
+        (tmp_path / "mine.json").write_text(words[1])
+        words = ["--config", str(tmp_path / "mine.json"), *words[2:]]
+    values = bind(signature_of(COMMANDS["train"], "phnet train"), ["list", "out", "--profile", "smoke", *words])
+    files = training_overlays("smoke", "phnet", config=values.get("config", ()))
+    given = {key: value for key, value in values.items() if key in COMPOSED or "#" in key}
+    parser = compose(bundle_folder() / "configs" / "train.json", files, given)
+    assert all(parser[key] == value for key, value in given.items())
+
+
+def test_an_unknown_score_ends_the_first_epoch(phnet: Any, datalist: Path, tmp_path: Path) -> None:
+    words = ("--profile", "smoke", "--device", "cpu", "--checkpoints#score", "nope")
+    outcome = phnet("train", datalist, tmp_path / "run", *words)
+    assert outcome.code == 2
+    assert "checkpoints#score is 'nope', expected a score of the validation: dice_mean, " in outcome.err
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+COMPOSED = ("contrast_weight", "rate", "hpc")
+
+
+def test_a_handler_that_cannot_be_imported_tells_why(datalist: Path, phnet: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken_handler.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "mine.json").write_text('{"method_handler": {"_target_": "broken_handler.Handler"}}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        outcome = phnet("train", datalist, tmp_path / "run", "--profile", "smoke", "--config", tmp_path / "mine.json")
+    assert outcome.code == 2
+    assert "which cannot be imported" in outcome.line
+    assert "nothing_of_this_name" in outcome.line
+
+
+def test_a_defect_within_a_constructor_keeps_its_traceback(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not told as a mistake of the config."""
+    (tmp_path / "defect_handler.py").write_text(DEFECT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["--profile", "smoke", "--device", "cpu", "--method_handler", "{'_target_': 'defect_handler.Handler'}"]
+    with pytest.raises(AttributeError, match="foo"):
+        main(["train", str(datalist), str(tmp_path / "run"), *words])
     assert not (tmp_path / "run").exists()
 
 
