@@ -22,11 +22,13 @@ from tqdm import tqdm
 from phnet_monai.data.decode import read_mask
 from phnet_monai.data.records import Record, shorten
 from phnet_monai.data.splits import PARTS
-from phnet_monai.files import atomic_writer
+from phnet_monai.files import atomic_writer, digest
 
 FILE_NAME = "datalist.json"
 FORMAT_VERSION = 1
 LABEL_FOLDER = "labels"
+GROUPS = "groups_sha256"
+"""Key of `meta`: digest of which image is in which group."""
 
 
 def write_datalist(
@@ -45,7 +47,7 @@ def write_datalist(
         parts: the keys labeled, unlabeled, validation, test.
         out: folder, made where missing.
         meta: what to record of how the parts were made (dataset, protocol, seeds ...); plain JSON values. `version`,
-            `counts` and `sha256` (of every image and mask, by relative path) are added.
+            `counts`, `sha256` (of every image and mask, by relative path) and a digest of the groups are added.
         overwrite: replace a datalist that is there.
         progress: show a progress bar on standard error.
 
@@ -74,6 +76,7 @@ def write_datalist(
         **(meta or {}),
         "counts": {part: len(content[part]) for part in PARTS},
         "sha256": digests,
+        GROUPS: _groups_digest(content),
     }
     try:
         text = json.dumps(content, indent=1, ensure_ascii=False).encode()
@@ -137,6 +140,19 @@ def load_part(path: str | PathLike[str], part: str) -> list[dict[str, str]]:
     if part not in PARTS:
         raise ValueError(f"part is {part!r}, expected one of {', '.join(PARTS)}.")
     return load_datalist(path)[part]
+
+
+def groups_changed(path: str | PathLike[str]) -> bool:
+    """Whether images stand in other groups than `write_datalist` has recorded; False where it recorded nothing.
+
+    Raises as `load_datalist`.
+    """
+    _, content = _read_json(path)
+    return content["meta"].get(GROUPS, _groups_digest(content)) != _groups_digest(content)
+
+
+def _groups_digest(content: Mapping[str, Any]) -> str:
+    return digest(sorted([entry["image"], entry["group_id"]] for part in PARTS for entry in content[part]))
 
 
 def load_meta(path: str | PathLike[str]) -> dict[str, Any]:

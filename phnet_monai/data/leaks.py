@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from phnet_monai.data.datalist import FILE_NAME, load_datalist, load_meta
+from phnet_monai.data.datalist import FILE_NAME, groups_changed, load_datalist, load_meta
 from phnet_monai.data.near_duplicates import near_duplicate_pairs
 from phnet_monai.data.records import shorten
 from phnet_monai.data.splits import SIDES
@@ -96,7 +96,7 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
     """Refuse a datalist that has one file, one group or near-duplicates on two sides.
 
     Pictures are compared only where some are listed that `phnet prepare` did not write down, or that have changed
-    since: its groups are made of near-duplicates, or of patients.
+    since, or where its groups, which are made of near-duplicates or of patients, have been changed.
 
     Args:
         datalist: the JSON file, or the folder that holds it.
@@ -119,7 +119,7 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
     reason = "--allow-leak" if allow else why_allowed(meta)
     leaks = find_leaks(parts, digests)
     entries = tuple((part, entry["image"]) for part, listed in parts.items() for entry in listed)
-    if reason is None and _crosses(entries) and not images <= digests.keys():
+    if reason is None and _crosses(entries) and (not images <= digests.keys() or groups_changed(file)):
         told = [set(leak.members) for leak in leaks]
         leaks += [one for one in _near_duplicates(entries) if not any(known.issuperset(one.members) for known in told)]
     if not leaks:

@@ -24,7 +24,9 @@ from phnet_monai.data import (
     refuse_leaks,
     write_phantoms,
 )
+from phnet_monai.data.datalist import write_datalist
 from phnet_monai.data.leaks import same_files
+from phnet_monai.data.records import Record
 from phnet_monai.data.splits import PARTS, SIDES
 
 
@@ -217,6 +219,34 @@ def test_an_image_replaced_after_prepare_is_seen(tmp_path: Path) -> None:
     assert check_leaks(path) is None
     (tmp_path / "test.jpg").write_bytes((tmp_path / "labeled.png").read_bytes())
     with pytest.raises(LeakError, match="are one file"):
+        check_leaks(path)
+
+
+@pytest.mark.parametrize("change", ["other", "none"])
+def test_groups_changed_by_hand_are_no_longer_believed(change: str, tmp_path: Path) -> None:
+    """Two views of one scan, which `phnet prepare` keeps together, moved apart with their group taken away."""
+    names = [f"{number}.png" for number in range(6)]
+    for number, name in enumerate(names):
+        pixels = make_phantom(seed=max(1, number))[0]
+        Image.fromarray(pixels if number else (pixels[6:, 9:] * 0.9).astype(np.uint8)).save(tmp_path / name)
+    (tmp_path / "mask.png").write_bytes(b"mask")
+    groups = ["one", "one", *names[2:]]
+    records = [
+        Record(image=tmp_path / name, masks=(tmp_path / "mask.png",), case_id=name, group_id=group)
+        for name, group in zip(names, groups, strict=True)
+    ]
+    parts = {"labeled": records[:3], "unlabeled": [], "validation": records[3:4], "test": records[4:]}
+    path = write_datalist(parts, tmp_path, progress=False)
+    assert check_leaks(path) is None
+    content = json.loads(path.read_text())
+    moved = content["labeled"].pop(0)
+    if change == "other":
+        moved["group_id"] = "another"
+    else:
+        del moved["group_id"]
+    content["test"].append(moved)
+    path.write_text(json.dumps(content))
+    with pytest.raises(LeakError, match="are near-duplicates"):
         check_leaks(path)
 
 
