@@ -3,9 +3,9 @@
     python scripts/kill_and_resume.py --kills 50
 
 Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a run is a process with the command line
-`phnet train ... --resume` that is killed by SIGKILL, SIGTERM or SIGINT after a random time. When a run reaches its end,
-its weights (student, teacher), optimiser, memory bank, random numbers to come, best checkpoint, scores and log are
-compared with those of the unbroken run, and a new run begins, until there were enough kills. After each kill the
+`phnet train ... --resume` that is killed by SIGKILL, SIGTERM or SIGINT in a phase drawn at random. When a run reaches
+its end, its weights (student, teacher), optimiser, memory bank, random numbers to come, best checkpoint, scores and log
+are compared with those of the unbroken run, and a new run begins, until there were enough kills. After each kill the
 checkpoint must be readable. A rename, which takes no time, is drawn out to milliseconds, so that kills come within.
 Exit code 1: something was lost.
 """
@@ -30,6 +30,8 @@ from typing import Any
 import torch
 
 PHASES = ("start", "between steps", "step", "validation", "checkpoint", "rename", "end")
+VISITS = {"start": 0, "between steps": 12, "step": 12, "validation": 3, "checkpoint": 6, "rename": 12, "end": 0}
+"""How often a life may go through a phase before it is killed there."""
 DRAWN_OUT = 0.01
 """Seconds before and after the system call of a rename."""
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
@@ -141,7 +143,7 @@ def check_after_kill(folder: Path, name: str, status: int, phase: str) -> list[s
     expected = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}[name]
     code = os.waitstatus_to_exitcode(status)
     # a signal that comes before the command line listens, or after the training is over, ends the process as such
-    if code != expected and not (phase == "end" or (phase == "start" and code in (-SIGNALS[name], 130))):
+    if code != expected and not (phase in ("start", "end") and code in (-SIGNALS[name], 130)):
         found.append(f"{folder.name}: ended with {code} after {name}, expected {expected}")
     for file in ("last.pt", "previous.pt"):
         if (folder / file).is_file():
@@ -149,14 +151,20 @@ def check_after_kill(folder: Path, name: str, status: int, phase: str) -> list[s
     return found
 
 
-def wait_for(child: int, board: mmap.mmap, draws: random.Random) -> None:
-    """Until the child has changed what it does some times, and a moment more.
+def wait_for(child: int, board: mmap.mmap, phase: str, draws: random.Random) -> None:
+    """Until the child has been in `phase` some times and is in it again, and a moment more.
 
     Progress, not time: on a busy machine runs would end before they are killed.
     """
-    changes, moment = draws.randint(0, 40), draws.uniform(0, 0.05)
-    while board[1] < changes and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.001)
+    visits, moment, inside = draws.randint(0, VISITS[phase]), draws.uniform(0, 0.02), False
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        now = PHASES[board[0]] == phase
+        if now and not inside:
+            visits -= 1
+            if visits < 0:
+                break
+        inside = now
+        time.sleep(0.0005)
     time.sleep(moment)
 
 
@@ -181,7 +189,7 @@ def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval:
             child = life(datalist, folder, overrides, method, board)
             name = draws.choice(list(SIGNALS)) if done < kills else None
             if name is not None:
-                wait_for(child, board, draws)
+                wait_for(child, board, draws.choice(list(PHASES)), draws)
                 phase = PHASES[board[0]]
                 os.kill(child, SIGNALS[name])
             _, status = os.waitpid(child, 0)

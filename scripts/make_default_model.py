@@ -57,7 +57,10 @@ def external(source: Path, work: Path) -> Path:
 
 
 def train(datalist: Path, work: Path, recipe: dict[str, Any]) -> Path:
-    folder = work / "run"
+    folder, kept = work / "run", work / "recipe.json"
+    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != recipe:
+        raise SystemExit(f"{kept}: {work} holds a model of another recipe; take another folder for --work")
+    write_json(kept, recipe)
     if not (folder / "run.json").is_file():
         arguments = {**recipe, "config": [str(path) for path in overlay_files(recipe["config"])]}
         train_run(datalist, folder, resume=(folder / "last.pt").is_file(), **arguments)
