@@ -17,6 +17,7 @@ def evaluate(
     batch_size: int = 8,
     device: str = "auto",
     report: bool = False,
+    overwrite: bool = False,
     allow_leak: bool = False,
 ) -> int:
     """Score a trained network, or several as one ensemble, on one part of a datalist.
@@ -34,6 +35,7 @@ def evaluate(
         batch_size: images per forward pass
         device: auto, cpu, cuda, cuda:1, ...
         report: also write OUT/report.html, every image with both outlines, worst Dice first
+        overwrite: replace the scores that OUT holds, and their report
         allow_leak: score although one image, patient or scan is on two sides of the split
     """
     from phnet_monai.cli.train import datalist_file
@@ -44,6 +46,8 @@ def evaluate(
         raise ValueError(f"--batch-size must be at least 1, found {batch_size}")
     list_file = datalist_file(datalist)
     check_out(out)
+    if (Path(out) / "summary.json").exists() and not overwrite:
+        raise FileExistsError(f"{out} holds earlier scores. Choose another folder, or replace them with --overwrite.")
 
     from phnet_monai.engines.run import evaluate_run
     from phnet_monai.metrics import format_summary
@@ -59,6 +63,7 @@ def evaluate(
         allow_leak=allow_leak,
     )
     print(format_summary(summary))
+    (Path(out) / "report.html").unlink(missing_ok=True)  # an earlier one is of the earlier scores
     if report:
         from phnet_monai.inference import Predictor
         from phnet_monai.inference.evaluation import report_evaluation

@@ -62,6 +62,7 @@ class Annotation:
         size: (H, W) of the image as written there; None where it is not.
         shapes: in the order of painting.
         untouched: these are still the outlines that the model proposed.
+        of_many: the file may speak of many images (COCO), so that its own name says nothing.
     """
 
     source: Path
@@ -69,6 +70,7 @@ class Annotation:
     size: tuple[int, int] | None
     shapes: tuple[Shape, ...]
     untouched: bool = False
+    of_many: bool = False
 
 
 def read_annotations(path: str | Path) -> list[Annotation] | None:
@@ -116,6 +118,23 @@ def draw_mask(shapes: Sequence[Shape], size: tuple[int, int]) -> np.ndarray:
             inside = (rows >= 0) & (columns >= 0) & (rows < size[0]) & (columns < size[1])
             mask[rows[inside], columns[inside]] = not shape.hole
     return mask
+
+
+def idle_shapes(shapes: Sequence[Shape], size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Numbers, from 1, of the lesions that cover no pixel of the image, and of the holes that take none away.
+
+    A hole takes none away, too, if a lesion is painted over it: the order of the file counts.
+    """
+    areas = [draw_mask([Shape(False, shape.rings, shape.bitmap)], size) for shape in shapes]
+    final = draw_mask(shapes, size)
+    empty = [n for n, (shape, area) in enumerate(zip(shapes, areas, strict=True), 1) if not (shape.hole or area.any())]
+    painted = np.zeros(size, dtype=bool)
+    idle = []
+    for number, (shape, area) in enumerate(zip(shapes, areas, strict=True), 1):
+        if shape.hole and (not (painted & area).any() or final[area].all()):
+            idle.append(number)
+        painted = painted & ~area if shape.hole else painted | area
+    return empty, idle
 
 
 def proposal_digest(shapes: Sequence[Shape]) -> str:
@@ -180,6 +199,7 @@ def _coco(path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
     for image in content["images"]:
         of_image = tuple(shapes[image["id"]])
         size = _size(image.get("height"), image.get("width"))
+        size = next((shape.bitmap[0].shape for shape in of_image if shape.bitmap and size is None), size)  # type: ignore
         for shape in of_image:
             if shape.bitmap is not None and size not in (None, shape.bitmap[0].shape):
                 raise AnnotationError(
@@ -191,6 +211,7 @@ def _coco(path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
             size=size,
             shapes=of_image,
             untouched=image.get(PROPOSAL) == proposal_digest(of_image),
+            of_many=True,
         )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from phnet_monai.data.busbra import IMAGES, MASKS, TABLE, find_busbra, image_stem, read_table
 from phnet_monai.data.busi import LESION_CLASSES, NORMAL_CLASS, find_busi, pair_files
 from phnet_monai.data.datalist import FILE_NAME, load_datalist, load_meta
-from phnet_monai.data.folder import collect_outlines, find_sources, images_by_case
+from phnet_monai.data.drawn_masks import misfits
+from phnet_monai.data.folder import collect_outlines, find_sources, images_by_case, pictures_by_case
 from phnet_monai.data.leaks import Leak, find_leaks, recorded_digests, why_allowed
 from phnet_monai.data.records import natural_key
 from phnet_monai.data.splits import PARTS
@@ -151,7 +152,7 @@ def _list_busbra(source: Path) -> Listing:
 
 def _list_folder(source: Path, masks: str | PathLike[str] | None) -> Listing:
     images, sources = find_sources(source, masks)
-    listing, pictures = Listing(source, source, "folder"), images_by_case(images)
+    listing, pictures = Listing(source, source, "folder"), pictures_by_case(images, sources)
     if not pictures:
         return listing
     outlines = collect_outlines(images, sources, set(pictures), explicit=masks is not None)
@@ -163,7 +164,9 @@ def _list_folder(source: Path, masks: str | PathLike[str] | None) -> Listing:
             listing.annotated.add(files[0])
         if len(own) > 1:
             listing.doubles.append((files[0], own))
-    listing.orphans, listing.mismatches = outlines.orphans, listing.mismatches + outlines.broken
+    listing.orphans = outlines.orphans
+    paths = {case: files[0] for case, files in pictures.items()}
+    listing.mismatches += [*outlines.broken, *misfits(outlines.annotations, paths)]
     return listing
 
 

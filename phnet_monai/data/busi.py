@@ -77,6 +77,11 @@ def pair_files(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
         if match:
             masks.setdefault(match["image"], []).append(file)
         else:
+            if file.stem in images:
+                raise ValueError(
+                    f"{folder} has images of the same name and different suffix: {images[file.stem].name} and "
+                    f"{file.name}. Keep one of each."
+                )
             images[file.stem] = file
     return images, masks
 

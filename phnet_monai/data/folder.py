@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ def read_folder(
     masks: str | PathLike[str] | None = None,
     *,
     drawn: str | PathLike[str] | None = None,
+    drawn_at_first: str | PathLike[str] | None = None,
 ) -> list[Record]:
     """Pair the images of a folder with masks, or with outlines of an annotation tool.
 
@@ -39,6 +41,7 @@ def read_folder(
             the subfolder `images/` besides `masks/`, `annotations/` or `annotations.json`, then these.
         masks: folder of masks or annotation files, or a COCO file; then nothing else counts.
         drawn: folder into which outlines are drawn as masks, `a/x.png`; needed where there are annotation files.
+        drawn_at_first: draw them there, since `drawn` must not change yet; the caller moves them.
 
     Returns:
         records in natural order; `case_id` is the path below `images` without suffix, group and class are unknown.
@@ -51,7 +54,7 @@ def read_folder(
             size than their image, or that cannot be read; all are listed.
     """
     images, sources = find_sources(images, masks)
-    pictures = images_by_case(images)
+    pictures = pictures_by_case(images, sources)
     if not pictures:
         raise FileNotFoundError(f"{images} holds no image. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
     doubles = [f"{files[0].name} and {files[1].name}" for files in pictures.values() if len(files) > 1]
@@ -61,7 +64,7 @@ def read_folder(
         )
     outlines = _match(images, sources, set(pictures), explicit=masks is not None)
     paths = {case: files[0] for case, files in pictures.items()}
-    found = outlines.masks | draw_annotations(outlines.annotations, paths, drawn, images)
+    found = outlines.masks | draw_annotations(outlines.annotations, paths, drawn, images, at_first=drawn_at_first)
     return [
         Record(image=image, masks=(found[case],) if case in found else (), case_id=case)
         for case, image in sorted(paths.items(), key=lambda item: natural_key(item[0]))
@@ -124,12 +127,12 @@ def collect_outlines(images: Path, sources: list[Path], cases: set[str], *, expl
     for source in sources:
         among_images = source.resolve() == images.resolve()
         if among_images and not explicit:
-            _add_annotations(found, source, cases, demanded=False)
+            _add_annotations(found, images, source, cases, demanded=False)
             continue
         before = found.count
         if not among_images:
             _add_masks(found, source, cases)
-        _add_annotations(found, source, cases, demanded=True)
+        _add_annotations(found, images, source, cases, demanded=True)
         if found.count == before:
             raise FileNotFoundError(
                 f"{source} holds no image and no annotation. Expected masks ending in {', '.join(IMAGE_SUFFIXES)}, or "
@@ -165,7 +168,7 @@ def _add_masks(found: Outlines, source: Path, cases: set[str]) -> None:
             found.files[owner] += [file.name for file in files]
 
 
-def _add_annotations(found: Outlines, source: Path, cases: set[str], *, demanded: bool) -> None:
+def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str], *, demanded: bool) -> None:
     """Add labelme's and COCO's outlines. Other JSON files are an error only where annotations are `demanded`."""
     short = _unique_names(cases)
     for file in _annotation_files(source):
@@ -182,9 +185,17 @@ def _add_annotations(found: Outlines, source: Path, cases: set[str], *, demanded
         own_name = file.relative_to(folder).with_suffix("").as_posix()
         for entry in entries:
             written = PurePosixPath(entry.image).with_suffix("").as_posix() if entry.image else ""
-            names = (own_name, written) if len(entries) == 1 else (written,)
-            owner = next((case for name in names if (case := _owner(name, cases)) is not None), None)
-            owner = owner or short.get(PurePosixPath(written).name)
+            beside = posixpath.normpath(posixpath.join(posixpath.dirname(own_name), written)) if written else ""
+            names = (written,) if entry.of_many else (own_name, beside, written)
+            owners = [case for name in names if (case := _owner(name, cases)) is not None]
+            if owners and not entry.of_many and beside in cases and owners[0] != beside:
+                found.broken.append(
+                    f"{file} lies beside {owners[0]} and says that it is of {entry.image}, and both images are there"
+                )
+                continue
+            # without a folder of its own, and only then, may a name be that of an image in any folder
+            bare = posixpath.dirname(written) in ("", images.name) and (entry.of_many or "/" not in own_name)
+            owner = owners[0] if owners else short.get(posixpath.basename(written)) if bare else None
             if owner is None:
                 found.orphans.append(entry.image or file.name)
             else:
@@ -207,6 +218,19 @@ def _unique_names(cases: set[str]) -> dict[str, str]:
     for case in cases:
         by_name[PurePosixPath(case).name].append(case)
     return {name: owners[0] for name, owners in by_name.items() if len(owners) == 1}
+
+
+def pictures_by_case(images: Path, sources: Sequence[Path]) -> dict[str, list[Path]]:
+    """`images_by_case` without the masks, where their folder lies below that of the images."""
+    inner = [source.resolve() for source in sources if source.is_dir() and source.resolve() != images.resolve()]
+    found = images_by_case(images)
+    if not any(folder.is_relative_to(images.resolve()) for folder in inner):
+        return found
+    kept = {
+        case: [file for file in files if not any(file.resolve().is_relative_to(folder) for folder in inner)]
+        for case, files in found.items()
+    }
+    return {case: files for case, files in kept.items() if files}
 
 
 def images_by_case(folder: Path) -> dict[str, list[Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from phnet_monai.data.near_duplicates import near_duplicate_groups
 from phnet_monai.data.records import Record
 from phnet_monai.data.splits import check_split_arguments, make_splits
 from phnet_monai.data.union_find import components
+from phnet_monai.files import atomic_writer
 
 _LISTED = 20
 
@@ -145,21 +147,22 @@ def prepare_folder(
     """
     check_split_arguments(protocol=protocol, labeled=labeled, seed=seed, split_seed=split_seed, folds=folds, fold=fold)
     check_target(out, overwrite=overwrite)
-    records = read_folder(images, masks, drawn=Path(out) / LABEL_FOLDER)
     about = {"dataset": Path(images).resolve().name}
-    return prepare_records(
-        records,
-        out,
-        about=about,
-        protocol=protocol,
-        labeled=labeled,
-        seed=seed,
-        split_seed=split_seed,
-        folds=folds,
-        fold=fold,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    with tempfile.TemporaryDirectory() as drawn:  # masks of an earlier datalist stay until this one is certain
+        return prepare_records(
+            read_folder(images, masks, drawn=Path(out) / LABEL_FOLDER, drawn_at_first=drawn),
+            out,
+            about=about,
+            protocol=protocol,
+            labeled=labeled,
+            seed=seed,
+            split_seed=split_seed,
+            folds=folds,
+            fold=fold,
+            overwrite=overwrite,
+            progress=progress,
+            drawn=Path(drawn),
+        )
 
 
 def prepare_records(
@@ -175,8 +178,12 @@ def prepare_records(
     fold: int | None,
     overwrite: bool,
     progress: bool,
+    drawn: Path | None = None,
 ) -> Path:
-    """Check, group, divide and write: what all layouts have in common. Returns the path of the datalist."""
+    """Check, group, divide and write: what all layouts have in common. Returns the path of the datalist.
+
+    Masks below the folder `drawn` are brought to `out`/labels once everything else is certain.
+    """
     check_files(records, progress=progress)
     records = group_records(records, progress=progress)
     parts = make_splits(
@@ -192,7 +199,20 @@ def prepare_records(
         **({ALLOWED: "protocol paper"} if protocol == "paper" else {}),
     }
     _warn_of_leaks(parts)
+    if drawn is not None:
+        labels = Path(out) / LABEL_FOLDER
+        parts = {part: [_placed(record, drawn, labels) for record in listed] for part, listed in parts.items()}
     return write_datalist(parts, out, meta=meta, overwrite=overwrite, progress=progress)
+
+
+def _placed(record: Record, drawn: Path, labels: Path) -> Record:
+    """The record with its drawn mask, if it has one, copied into `labels`."""
+    if not record.masks or not record.masks[0].is_relative_to(drawn):
+        return record
+    target = labels / record.masks[0].relative_to(drawn)
+    with atomic_writer(target) as stream:
+        stream.write(record.masks[0].read_bytes())
+    return replace(record, masks=(target,))
 
 
 def _warn_of_leaks(parts: Mapping[str, Sequence[Record]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from phnet_monai.inference.writers import write_png
 COLUMNS, ROWS = 5, 5
 TILE = 256
 _CAPTION, _GAP = 22, 8
+_PAGE = re.compile(r"contact_sheet(_\d+)?\.png")
 _GROUND, _INK = 24, 235
 
 
@@ -36,7 +38,7 @@ def write_contact_sheet(folder: str | Path, tiles: Iterable[tuple[str, np.ndarra
         write_png(path, _draw_page(page))
         pages.append(path)
     for old in folder.glob("contact_sheet*.png"):
-        if old not in pages:
+        if old not in pages and _PAGE.fullmatch(old.name):
             old.unlink()
     return pages
 

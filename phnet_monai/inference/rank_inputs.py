@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from phnet_monai.data.datalist import FILE_NAME, load_datalist
 from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.folder import find_sources
+from phnet_monai.data.leaks import same_files
 from phnet_monai.inference.files import check_out, check_paths, find_scans, real_path
 
 TABLE_FILE, SETTINGS_FILE = "ranking.csv", "ranking.json"
@@ -34,18 +38,23 @@ class Pool:
 def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = None) -> Pool:
     """The pictures of `source` (a picture, a folder with its subfolders, or a pattern) without those of `labeled`.
 
+    Of a folder with `images/` beside `masks/` or annotations only the former counts. Copies count as what they are
+    copies of: what was exported for outlining is not asked for again.
+
     Args:
         source, out: see `files.check_paths`.
-        labeled: a datalist, whose labeled part counts as outlined and whose validation and test parts are left out of
-            the choice; or a folder of pictures, which all count as outlined.
+        labeled: a datalist, of which all images with an outline, shown to the training or not, count as outlined and
+            the validation and test parts are left out of the choice; or a folder of pictures, which all count as
+            outlined.
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: the paths do not fit, or `labeled` holds no picture.
     """
     source, _ = check_paths(source, out)
-    found = find_scans(source)
+    found = find_scans(_pictures_of(source))
     pictures = [scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
     outlined, taken = ([], set()) if labeled is None else _labeled(Path(labeled))
+    taken |= _copies([found.folder / scan for scan in pictures], sorted(taken))
     candidates = {
         scan.as_posix(): found.folder / scan for scan in pictures if real_path(found.folder / scan) not in taken
     }
@@ -61,7 +70,7 @@ def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = 
 def _labeled(labeled: Path) -> tuple[list[Path], set[Path]]:
     """Outlined pictures, and the real paths of all that must not be asked for."""
     if labeled.is_dir() and not (labeled / FILE_NAME).is_file():
-        found = find_scans(labeled)
+        found = find_scans(_pictures_of(labeled))
         for place, reason in found.unreadable.items():  # its images would be asked for again
             raise PermissionError(f"{labeled / place}: {reason}")
         outlined = [found.folder / scan for scan in found.scans if scan.suffix.lower() in IMAGE_SUFFIXES]
@@ -73,8 +82,22 @@ def _labeled(labeled: Path) -> tuple[list[Path], set[Path]]:
     if not labeled.exists():
         raise FileNotFoundError(f"{labeled}: no such datalist or folder of outlined images")
     parts = load_datalist(labeled)
-    taken = {real_path(Path(entry["image"])) for part in ("labeled", "validation", "test") for entry in parts[part]}
-    return [Path(entry["image"]) for entry in parts["labeled"]], taken
+    hidden = [entry for entry in parts["unlabeled"] if entry.get("hidden_label")]
+    outlined = [Path(entry["image"]) for entry in [*parts["labeled"], *hidden]]
+    held_out = [Path(entry["image"]) for part in ("validation", "test") for entry in parts[part]]
+    return outlined, {real_path(path) for path in [*outlined, *held_out]}
+
+
+def _pictures_of(source: Path) -> Path:
+    """The subfolder `images/` where that holds the pictures, else `source` itself."""
+    return find_sources(source)[0] if source.is_dir() else source
+
+
+def _copies(pictures: Sequence[Path], taken: Sequence[Path]) -> set[Path]:
+    """Real paths of the pictures whose content equals that of one of `taken`."""
+    readable = [path for path in pictures if os.access(path, os.R_OK)]
+    pairs = same_files([*taken, *readable])
+    return {real_path(readable[other - len(taken)]) for first, other in pairs if first < len(taken) <= other}
 
 
 def check_rank_out(out: str | Path, *, export: str | None, overwrite: bool) -> Path:

@@ -209,6 +209,20 @@ def test_a_folder_stands_for_its_datalist(calls: Calls, datalist: Path, tmp_path
     assert calls[0][1][0] == str(datalist)
 
 
+def test_earlier_scores_are_not_replaced_unasked(
+    calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.pt", "list.json", "o/summary.json", "o/report.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    words = ["evaluate", *(str(tmp_path / name) for name in ("a.pt", "list.json", "o"))]
+    assert main(words) == 2
+    assert "holds earlier scores. Choose another folder, or replace them with --overwrite." in capsys.readouterr().err
+    assert calls == []
+    assert main([*words, "--overwrite"]) == 0
+    assert not (tmp_path / "o" / "report.html").exists()  # it was of other scores
+
+
 def test_demo(calls: Calls, tmp_path: Path) -> None:
     assert main(["demo", str(tmp_path / "1e3"), "--seed", "4"]) == 0
     assert calls == [("run_demo", (str(tmp_path / "1e3"),), {"seed": 4})]

@@ -207,14 +207,46 @@ def test_a_datalist_tells_what_is_outlined(model: str, tmp_path: Path) -> None:
     from phnet_monai.data import prepare_folder, write_phantoms
 
     data = write_phantoms(tmp_path / "data", 20, size_range=(40, 60))
+    bare = sorted((data / "masks").iterdir())[:6]
+    for mask in bare:
+        mask.unlink()
     datalist = prepare_folder(data, tmp_path / "list", labeled=4, protocol="paper", progress=False)
     words = ["rank", str(data / "images"), str(tmp_path / "o"), "--model", model, "--device=cpu", "--quiet"]
     assert main([*words, "--labeled", str(datalist)]) == 0
     ranked = {line["image"] for line in content(tmp_path / "o")["images"]}
-    assert ranked == {Path(entry["image"]).name for entry in load_part(datalist, "unlabeled")}
-    assert content(tmp_path / "o")["settings"]["outlined"] == 4
+    assert ranked == {mask.name for mask in bare}  # those with a hidden outline need none
+    held_out = len(load_part(datalist, "validation")) + len(load_part(datalist, "test"))
+    assert content(tmp_path / "o")["settings"]["outlined"] == 14 - held_out
     assert main([*words[:2], str(tmp_path / "o2"), *words[3:], "--labeled", str(datalist.parent)]) == 0
     assert table(tmp_path / "o2") == table(tmp_path / "o")
+
+
+def test_what_was_exported_and_outlined_is_not_asked_for_again(model: str, tmp_path: Path) -> None:
+    """The export holds copies of the images; some of them are in the validation and test part."""
+    from phnet_monai.data import prepare_folder, write_phantoms
+
+    data = write_phantoms(tmp_path / "data", 12, size_range=(40, 60))
+    words = ["--model", model, "--device=cpu", "--quiet"]
+    out = str(tmp_path / "first")
+    assert main(["rank", str(data / "images"), out, *words, "--count", "8", "--export", "labelme"]) == 0
+    datalist = prepare_folder(tmp_path / "first" / "labelme", tmp_path / "list", labeled=4, progress=False)
+    chosen = {path.name for path in (tmp_path / "first" / "labelme").rglob("*.png")}
+    assert len(chosen) == 8
+    for number, labeled in enumerate((datalist, tmp_path / "first" / "labelme")):
+        out = tmp_path / f"again{number}"
+        assert main(["rank", str(data / "images"), str(out), *words, "--labeled", str(labeled)]) == 0
+        ranked = {line["image"] for line in content(out)["images"]}
+        assert ranked == {path.name for path in (data / "images").iterdir()} - chosen
+
+
+def test_masks_are_no_pictures_to_choose_from(model: str, tmp_path: Path) -> None:
+    from phnet_monai.data import write_phantoms
+
+    data = write_phantoms(tmp_path / "data", 4, size_range=(40, 60))
+    assert main(["rank", str(data), str(tmp_path / "o"), "--model", model, "--device=cpu", "--quiet"]) == 0
+    assert {line["image"] for line in content(tmp_path / "o")["images"]} == {
+        path.name for path in (data / "images").iterdir()
+    }
 
 
 def test_bad_files_do_not_stop_the_others(
@@ -285,8 +317,9 @@ def test_more_than_a_page(model: str, tmp_path: Path) -> None:
     words = ["rank", str(tmp_path / "in"), str(tmp_path / "o"), "--model", model, "--device=cpu", "--quiet"]
     assert main([*words, "--count=27"]) == 0
     assert tree(tmp_path / "o") == ["contact_sheet.png", "contact_sheet_2.png", "ranking.csv", "ranking.json"]
+    (tmp_path / "o" / "contact_sheet_notes.png").write_bytes(b"somebody's own")
     assert main([*words, "--count=3", "--overwrite"]) == 0
-    assert tree(tmp_path / "o") == ["contact_sheet.png", "ranking.csv", "ranking.json"]
+    assert tree(tmp_path / "o") == ["contact_sheet.png", "contact_sheet_notes.png", "ranking.csv", "ranking.json"]
 
 
 @pytest.mark.real_data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phnet_monai.data import read_mask
+from phnet_monai.data import audit, prepare_folder, read_mask
 from phnet_monai.data.annotations import Shape, proposal_digest
 from phnet_monai.data.busbra import DETAILS, read_busbra
 from phnet_monai.data.busi import read_busi
@@ -272,6 +273,110 @@ def test_outlines_that_nobody_changed_are_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="1 images have the outlines that the model proposed, unchanged: x"):
         [record] = read_folder(tmp_path / "in", drawn=tmp_path / "out")
     assert read_mask(record.masks).sum() == 4
+
+
+def test_an_annotation_is_not_given_to_another_image(tmp_path: Path) -> None:
+    """Whoever wrote the folder meant it; only a bare name may belong to an image in any folder."""
+    _picture(tmp_path / "in" / "p1" / "img1.png")
+    lost = _labelme(tmp_path / "in" / "p2" / "img1.json", (0, 0, 2, 2))
+    with pytest.raises(ValueError, match=r"1 masks have no image .*img1\.png"):
+        read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    lost.unlink()
+    file = _coco(tmp_path / "c.json", {"p2/img1.png": [(0, 0, 1, 1)]})
+    with pytest.raises(ValueError, match=r"1 masks have no image .*p2/img1\.png"):
+        read_folder(tmp_path / "in", file, drawn=tmp_path / "out")
+    _coco(file, {"in/img1.png": [(0, 0, 1, 1)]})  # the folder of all images is none of its own
+    assert read_folder(tmp_path / "in", file, drawn=tmp_path / "out")[0].masks
+
+
+def test_an_annotation_of_two_minds_is_refused(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        _picture(tmp_path / "in" / "a" / f"{name}.png")
+    file = _labelme(tmp_path / "in" / "a" / "x.json", (0, 0, 2, 2), image="y.png")
+    with pytest.raises(ValueError, match=r"x\.json lies beside a/x and says that it is of y\.png, and both"):
+        read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    _labelme(file, (0, 0, 2, 2), image="../../images/a/x.png")  # as a tool writes it that saves elsewhere
+    assert [bool(r.masks) for r in read_folder(tmp_path / "in", drawn=tmp_path / "out")] == [True, False]
+
+
+def test_masks_below_the_images_are_no_images(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        _picture(tmp_path / "flat" / f"{name}.png")
+        _picture(tmp_path / "flat" / "masks" / f"{name}.png")
+    records = read_folder(tmp_path / "flat", tmp_path / "flat" / "masks")
+    assert [(record.case_id, len(record.masks)) for record in records] == [("x", 1), ("y", 1)]
+    assert (
+        len(audit(tmp_path / "flat", masks=tmp_path / "flat" / "masks", progress=False).of("masks-without-image")) == 0
+    )
+
+
+def test_images_of_coco_that_nobody_has_annotated_are_told(tmp_path: Path) -> None:
+    for name in ("x", "y", "z"):
+        _picture(tmp_path / "in" / f"{name}.png")
+    _coco(tmp_path / "in" / "all.json", {"x.png": [(0, 0, 2, 2)], "y.png": [], "z.png": []})
+    with pytest.warns(UserWarning, match="2 images are listed without any annotation: y, z"):
+        read_folder(tmp_path / "in", drawn=tmp_path / "out")
+
+
+@pytest.mark.parametrize("box", [(7, 7, 9, 9), (0.1, 0.1, 0.4, 0.4)])
+def test_outlines_that_cover_no_pixel_are_refused(box: tuple[int, int, int, int], tmp_path: Path) -> None:
+    """Beside the image, or in shares of its size."""
+    _picture(tmp_path / "in" / "x.png")
+    _labelme(tmp_path / "in" / "x.json", (0, 0, 2, 2), box)
+    with pytest.raises(ValueError, match=r"1 annotations do not fit .*outline 2 of x\.png covers no pixel"):
+        read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    found = audit(tmp_path / "in", progress=False)
+    assert any("covers no pixel" in finding.text for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"), [(["hole", "lesion"], True), (["lesion", "hole"], False), (["hole"], True)]
+)
+def test_holes_that_take_nothing_away_are_told(labels: list[str], told: bool, tmp_path: Path) -> None:
+    _picture(tmp_path / "in" / "x.png")
+    boxes = {"lesion": [[0, 0], [5, 0], [5, 4], [0, 4]], "hole": [[1, 1], [2, 1], [2, 2], [1, 2]]}
+    shapes = [{"label": label, "points": boxes[label], "shape_type": "polygon"} for label in labels]
+    (tmp_path / "in" / "x.json").write_text(json.dumps({"shapes": shapes, "imagePath": "x.png"}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    assert any("1 images have holes that take nothing away: x" in str(one.message) for one in caught) == told
+
+
+def test_a_run_length_code_tells_the_size_of_its_image(tmp_path: Path) -> None:
+    _picture(tmp_path / "in" / "x.png")
+    code = {"size": [2, 3], "counts": [2, 4]}
+    content = {
+        "images": [{"id": 1, "file_name": "x.png"}],
+        "annotations": [{"image_id": 1, "segmentation": code}],
+        "categories": [],
+    }
+    (tmp_path / "in" / "all.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"all\.json is for 3 x 2, .*x\.png has 5 x 4"):
+        read_folder(tmp_path / "in", drawn=tmp_path / "out")
+
+
+def test_a_failed_division_leaves_the_masks_of_the_earlier_one(tmp_path: Path) -> None:
+    for number in range(6):
+        image = _picture(tmp_path / "in" / f"{number}.png", 40 * number)
+        _labelme(image.with_suffix(".json"), (0, 0, 2, 2))
+    prepare_folder(tmp_path / "in", tmp_path / "out", labeled=1, protocol="paper", progress=False)
+    masks = {path.name: path.read_bytes() for path in (tmp_path / "out" / "labels").iterdir()}
+    for number in range(6):
+        _labelme(tmp_path / "in" / f"{number}.json", (0, 0, 3, 3))
+    with pytest.raises(ValueError, match="labeled"):
+        prepare_folder(tmp_path / "in", tmp_path / "out", labeled=50, protocol="paper", overwrite=True, progress=False)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "labels").iterdir()} == masks
+    prepare_folder(tmp_path / "in", tmp_path / "out", labeled=1, protocol="paper", overwrite=True, progress=False)
+    assert all(read_mask([tmp_path / "out" / "labels" / name]).sum() == 9 for name in masks)
+
+
+def test_busi_images_of_one_stem_are_refused(busi: Path) -> None:
+    image = next(path for path in (busi / "benign").iterdir() if "mask" not in path.name)
+    image.with_suffix(".jpg").write_bytes(image.read_bytes())
+    with pytest.raises(ValueError, match="images of the same name and different suffix"):
+        read_busi(busi)
 
 
 @pytest.mark.real_data

@@ -150,7 +150,7 @@ def closed(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder, scan = pictures / "sub", os.scandir
 
     def guarded(path: Any = ".") -> Any:
-        if os.fspath(path) == os.fspath(folder):
+        if not isinstance(path, int) and os.fspath(path) == os.fspath(folder):
             raise PermissionError(13, "Permission denied", os.fspath(path))
         return scan(path)
 
