@@ -91,7 +91,8 @@ def run_tasks(
             for task in _ready(waiting, outcome, jobs - len(running)):
                 waiting.remove(task)
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(task, threads, sender), name=task.name, daemon=True)
+                # no daemon: such a process may not have children, and a training has loader processes
+                process = context.Process(target=_work, args=(task, threads, sender), name=task.name)
                 process.start()
                 sender.close()
                 running[process.sentinel] = (task, process, receiver)

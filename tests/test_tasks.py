@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -38,6 +39,14 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def load_with_a_process() -> None:
+    """As a training with loader processes does."""
+    child = multiprocessing.get_context("spawn").Process(target=int)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
 def write_pid_and_wait(path: str) -> None:
     Path(path).write_text(str(os.getpid()))
     while True:
@@ -52,6 +61,12 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def task(name: str, function: str = "note", needs: tuple[str, ...] = (), **arguments) -> Task:
     return Task(name, f"{HERE}:{function}", arguments, frozenset(needs))
+
+
+def test_a_task_may_have_processes_of_its_own() -> None:
+    outcome = run_tasks([task("loads", "load_with_a_process")], jobs=1, progress=False)
+    assert outcome.errors == {}
+    assert outcome.done == ["loads"]
 
 
 @pytest.mark.parametrize("jobs", [0, 2])

@@ -21,6 +21,8 @@ from phnet_monai import __version__
 from phnet_monai.files import atomic_writer, sha256_of, write_json
 
 TRACK = "options/pseudo_label_scores"
+STAMP = "training.json"
+"""In the folder of a training: what it was of, so that it is not taken for another one."""
 
 
 def train(folder: str, datalist: str, arguments: Mapping[str, Any]) -> float | None:
@@ -28,15 +30,40 @@ def train(folder: str, datalist: str, arguments: Mapping[str, Any]) -> float | N
 
     Returns:
         Seconds, or None where a part was trained before.
+
+    Raises:
+        ValueError: the folder holds a training of other settings or images.
     """
     from phnet_monai.engines.run import train_run
 
+    stamp, kept = _stamp(datalist, arguments), Path(folder) / STAMP
+    before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else stamp
+    differ = [key for key in stamp if before.get(key) != stamp[key]]
+    if differ:
+        raise ValueError(
+            f"{folder}: holds a training of other {' and '.join(differ)}; give another folder for --work, or remove "
+            "this one, and it is trained anew"
+        )
+    write_json(kept, stamp)
     if (Path(folder) / "run.json").is_file():
         return None
     begun = (Path(folder) / "last.pt").is_file()
     start = time.perf_counter()
     train_run(datalist, folder, resume=True, **arguments)
     return None if begun else round(time.perf_counter() - start, 1)
+
+
+def _stamp(datalist: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a training, wherever its files lie."""
+    from phnet_monai.engines.run import overlay_files
+
+    overlays = overlay_files([entry for entry in arguments.get("config", ()) if entry != TRACK])
+    overrides = {name: value for name, value in arguments.get("overrides", {}).items() if not name.endswith("_init")}
+    return {
+        "settings": {name: arguments.get(name) for name in ("profile", "method", "recipe", "seed")} | overrides,
+        "overlays": [[path.name, sha256_of(path)] for path in overlays],
+        "images": split_sha256(datalist),
+    }
 
 
 def train_and_score(
@@ -98,6 +125,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Summaries of the last and the best checkpoint; the best one is missing where nothing was validated.
 
+    Raises:
+        FileNotFoundError: there is no `last.pt`.
+
     Args:
         which: `teacher` or `student`, the network that the method evaluates.
     """
@@ -114,7 +144,7 @@ def evaluate(
             allow_leak=allow_leak,
         )
         for name in ("last", "best")
-        if (folder / f"{name}.pt").is_file()
+        if name == "last" or (folder / f"{name}.pt").is_file()
     }
 
 

@@ -38,8 +38,19 @@ def dataset_name(layout: str, source: str | Path) -> str:
 def make_datalist(
     layout: str, source: str, folder: str, *, labeled: str, seed: int, folds: int | None = None, fold: int | None = None
 ) -> None:
-    """`folder`/datalist.json of one fraction and seed (and fold); does nothing if it is there."""
+    """`folder`/datalist.json of one fraction and seed (and fold); does nothing if it is there.
+
+    Raises:
+        MatrixError: the one that is there is of images elsewhere.
+    """
     if (Path(folder) / "datalist.json").is_file():
+        images = [Path(entry["image"]) for part in data.load_datalist(folder).values() for entry in part]
+        strange = next((path for path in images if not path.resolve().is_relative_to(Path(source).resolve())), None)
+        if strange is not None:
+            raise MatrixError(
+                f"{folder}: its datalist is of other images ({strange}) than those of {source}; give another folder "
+                "for --work, or remove this one"
+            )
         return
     functions: dict[str, Callable[..., Path]] = {
         "busi": data.prepare_busi,

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from phnet_monai.engines.run import ConfigError, compose, overlay, training_overlays
+from phnet_monai.data.splits import parse_labeled
+from phnet_monai.engines.run import ConfigError, compose, overlay, overlay_files, training_overlays
+from phnet_monai.files import sha256_of
 from phnet_monai.shipped import bundle_folder
 
 TITLE = "Comparison"
@@ -55,6 +57,7 @@ class Row:
         config: further overlays: names below `bundle/configs` without `.json` (`ablations/table2_I`), or files.
         overrides: single values of the configuration.
         paper: the paper's figures, for the report only.
+        config_sha256: digests of the overlays in `config`, in their order, once it was run; empty before.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Row:
     config: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     paper: Mapping[str, Any] = field(default_factory=dict)
+    config_sha256: tuple[str, ...] = ()
 
     def settings(self) -> tuple[Any, ...]:
         """What decides the training; rows of one name must agree in it."""
@@ -176,9 +180,37 @@ def matrix_from_data(content: Any, origin: str) -> Matrix:
         _only_known(entry, Row, where)
         name = entry.get("name", entry["method"])
         label = entry.get("label", LABELS.get(name, name))
-        rows.append(Row(**{**entry, "name": name, "label": label, "config": tuple(entry.get("config", ()))}))
+        _check_kinds(entry, {"overrides": dict, "paper": dict}, {"config": str, "config_sha256": str}, where)
+        texts = {key: tuple(entry.get(key, ())) for key in ("config", "config_sha256")}
+        rows.append(Row(**{**entry, **texts, "name": name, "label": label}))
+    _check_kinds(content, {"overrides": dict, "warm_start": dict, "folds": int}, _LISTS, origin, may_be_null=_NULLABLE)
     lists = {key: tuple(content[key]) for key in ("profiles", "labeled", "seeds") if key in content}
     return Matrix(**{**content, **lists, "rows": tuple(rows)})
+
+
+_LISTS = {"profiles": str, "labeled": str, "seeds": int}
+_NULLABLE = ("warm_start", "folds")
+_WORDS = {dict: "an object", int: "a whole number", str: "text"}
+
+
+def _check_kinds(
+    entry: Mapping[str, Any],
+    kinds: Mapping[str, type],
+    lists: Mapping[str, type],
+    where: str,
+    *,
+    may_be_null: Sequence[str] = (),
+) -> None:
+    """Refuse values of another kind: `kinds` of single values, `lists` of the entries of lists."""
+    for key, kind in kinds.items():
+        value = entry.get(key, None if key in may_be_null else kind())
+        if not (value is None and key in may_be_null) and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise MatrixError(f"{where}: `{key}` is {value!r}, expected {_WORDS[kind]}")
+    for key, kind in lists.items():
+        values = entry.get(key, [])
+        whole = isinstance(values, (list, tuple))
+        if not whole or any(not isinstance(value, kind) or isinstance(value, bool) for value in values):
+            raise MatrixError(f"{where}: `{key}` is {values!r}, expected a list, each entry {_WORDS[kind]}")
 
 
 def _only_known(entry: Mapping[str, Any], kind: type, where: str) -> None:
@@ -210,7 +242,7 @@ def choose_matrix(
     Raises:
         FileNotFoundError, MatrixError.
     """
-    asked = {name: value for name, value in given.items() if value}
+    asked = {name: value for name, value in given.items() if value is not None}
     changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}
     names = changes.pop("rows", ())
     if path is None and preset is None:
@@ -219,6 +251,8 @@ def choose_matrix(
         rows = rows_of_methods(names, recipe)
         matrix = Matrix(rows, overrides=dict(overrides or {}))
         return replace(matrix, **changes)
+    if recipe != "harmonised":
+        raise MatrixError(f"a matrix file or preset says itself which recipe each row has; leave {recipe!r} out")
     matrix = read_matrix(path if path is not None else overlay("compare", str(preset)))
     if names:
         known = {row.name: row for row in matrix.rows}
@@ -250,9 +284,22 @@ def check_matrix(matrix: Matrix) -> None:
         raise MatrixError(f"reference is {matrix.reference!r}, expected one of the rows {', '.join(names)}")
     if matrix.folds is not None and matrix.folds < 2:
         raise MatrixError(f"`folds` is {matrix.folds}, expected at least 2, or none")
+    for labeled in matrix.labeled:
+        try:
+            parse_labeled(labeled)
+        except ValueError as error:
+            raise MatrixError(f"`labeled`: {error}") from error
     for profile in matrix.profiles:
         for row in matrix.rows:
             row_config(matrix, row, profile)
+
+
+def with_digests(matrix: Matrix) -> Matrix:
+    """The matrix with the digests of its rows' overlays as they are now."""
+    rows = (
+        replace(row, config_sha256=tuple(sha256_of(path) for path in overlay_files(row.config))) for row in matrix.rows
+    )
+    return replace(matrix, rows=tuple(rows))
 
 
 def row_config(matrix: Matrix, row: Row, profile: str) -> dict[str, Any]:
@@ -281,7 +328,9 @@ def merge(old: Matrix, new: Matrix, origin: str) -> Matrix:
             )
     rows = {row.name: row for row in old.rows}
     for row in new.rows:
-        if row.name in rows and rows[row.name].settings() != row.settings():
+        before = rows.get(row.name, row)
+        edited = before.config_sha256 and row.config_sha256 and before.config_sha256 != row.config_sha256
+        if before.settings() != row.settings() or edited:
             raise MatrixError(
                 f"{origin}: row {row.name!r} was begun with other settings; give the new one another `name`, or use "
                 "another folder"

@@ -242,19 +242,23 @@ def _name_rows(axis: Any, names: Sequence[str], labels: Mapping[str, str], refer
 
 
 def plot_differences(records: Sequence[Mapping[str, Any]], path: Path, *, reference: str, title: str) -> None:
-    """Reference minus every other row, Dice per image with its interval; filled where Holm's p is below 0.05."""
+    """Reference minus every other row, Dice per image with its interval; filled where Holm's p is below 0.05.
+
+    That of group means, where groups are known: images of one scan are not independent.
+    """
     ordered = sorted(records, key=lambda record: record["difference"])
     with drawing(path, 1, 1, (8.2, 1.4 + 0.33 * len(ordered))) as axes:
         axis = axes[0, 0]
         axis.axvline(0, color=TEXT, linewidth=1)
         for place, record in enumerate(ordered):
             low, mean, high = (100 * record[key] for key in ("difference_low", "difference", "difference_high"))
-            sure = record["p_holm"] < 0.05
+            p = record["p_groups_holm"] if math.isfinite(record["p_groups_holm"]) else record["p_holm"]
+            sure = p < 0.05
             axis.plot([low, high], [place, place], color=BLUE, linewidth=2.2, solid_capstyle="butt")
             axis.plot(mean, place, "o", markersize=7, color=BLUE, markerfacecolor=BLUE if sure else "white")
             span = interval_text(record["difference_low"], record["difference_high"])
             axis.annotate(
-                f"{points(record['difference'])} ({span})   p {p_text(record['p_holm'])}",
+                f"{points(record['difference'])} ({span})   p {p_text(p)}",
                 (1.02, place),
                 xycoords=("axes fraction", "data"),
                 va="center",

@@ -328,7 +328,10 @@ def _pictures(report: Report, scene: tuple[str, str]) -> None:
         datalist = report.work / "data" / next(iter(chosen.values())).cell.split / "datalist.json"
         files = {name: report.work / "cells" / r.cell.name / f"{report.checkpoint}.pt" for name, r in chosen.items()}
         if datalist.is_file() and any(file.is_file() for file in files.values()):
-            write_pictures(report, scene, datalist, files, _run_text(run))
+            try:
+                write_pictures(report, scene, datalist, files, _run_text(run))
+            except (ValueError, OSError) as error:  # images that were moved must not cost the tables
+                report.add(f"Left out: {' '.join(str(error).split())}")
             return
     report.add(f"Left out: no checkpoints and datalist in the work folder `{report.work.name}`.")
 
@@ -383,7 +386,9 @@ def _cost(report: Report, records: Sequence[Mapping[str, Any]]) -> None:
 def _missing(report: Report) -> None:
     report.add("## Missing")
     if report.results.missing:
-        report.add("Not finished; the same command goes on with them:")
+        report.add(
+            "Not finished; `phnet compare` with these rows, fractions and seeds (or all of them) goes on with them:"
+        )
         report.add(*(f"- `{name}`" for name in report.results.missing))
     else:
         report.add("Nothing: every training of the comparison is finished.")

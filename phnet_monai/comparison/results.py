@@ -135,7 +135,21 @@ def read_results(folder: str | Path) -> Results:
             missing.append(cell.name)
     if not finished:
         raise MatrixError(f"{folder / 'results'}: no cell of {folder / 'compare.json'} is finished, nothing to report")
+    _check_splits(finished)
     return Results(matrix, tuple(finished), tuple(missing))
+
+
+def _check_splits(finished: Sequence[Result]) -> None:
+    """Refuse cells of one fraction, seed and fold that were trained and scored on different images."""
+    seen: dict[str, Result] = {}
+    for result in finished:
+        digest = result.content.get("split_sha256")
+        first = seen.setdefault(result.cell.split, result) if digest else result
+        if digest and first.content["split_sha256"] != digest:
+            raise ValueError(
+                f"{result.path} and {first.path} are of different images or parts; rows can only be compared on the "
+                "same ones. Keep the results of different data in different folders."
+            )
 
 
 def _content(path: Path, cell: Cell) -> Mapping[str, Any]:

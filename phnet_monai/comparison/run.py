@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from phnet_monai.comparison.matrix import Matrix, MatrixError, check_matrix, matrix_from_data, merge
+from phnet_monai.comparison.matrix import Matrix, MatrixError, check_matrix, matrix_from_data, merge, with_digests
 from phnet_monai.comparison.plan import Plan
 from phnet_monai.data import check_leaks
 from phnet_monai.files import locked, write_json
@@ -43,11 +43,12 @@ def compare(
     out = Path(out).resolve()
     work = out / "work" if work is None else Path(work).resolve()
     check_matrix(matrix)
+    matrix = with_digests(matrix)
     if not Path(source).is_dir():
         raise FileNotFoundError(f"{source}: no such folder; give the data set in its original layout")
     if jobs < 0:
         raise MatrixError(f"jobs is {jobs}, expected at least 0")
-    with locked(out, "`phnet compare`"):
+    with locked(out, "`phnet compare`"), locked(work, "`phnet compare`"):
         plan = Plan(matrix, Path(source).resolve(), layout, out, work, device, allow_leak)
         for datalist in {task.arguments.get("datalist") for task in plan.tasks.values()}:
             if datalist is not None and Path(datalist).is_file():
@@ -55,8 +56,13 @@ def compare(
         earlier = out / "compare.json"
         whole = merge(read_comparison(out), matrix, str(earlier)) if earlier.is_file() else matrix
         write_json(earlier, whole.as_data())
-        each = threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
+        each = threads or max(1, _processors() // max(1, jobs))
         return run_tasks(list(plan.tasks.values()), jobs=jobs, threads=each, progress=progress)
+
+
+def _processors() -> int:
+    """Those that this process may use, on a shared server perhaps not all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_comparison(out: str | Path) -> Matrix:

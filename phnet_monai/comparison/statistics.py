@@ -108,7 +108,8 @@ def paired_records(
         if ours.cases != theirs.cases:
             raise ValueError(
                 f"{results.reference} and {name} ({profile}, {labeled}) were scored on different {part} images; "
-                "one of them was trained with another split. Remove its results, and it is trained anew."
+                "one of them was trained with another split. Remove its files in results/ and its folders cells/ and "
+                "data/ of the work folder, and it is trained anew."
             )
         record = {
             "profile": profile,

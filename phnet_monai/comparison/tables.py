@@ -249,7 +249,7 @@ def size_table(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         area = size_text(record["area_low"], record["area_high"])
         quarters[record["quarter"]] = f"{area} (n = {record['images']})"
-        rows.setdefault(record["label"], {})[record["quarter"]] = record
+        rows.setdefault(record["row"], {})[record["quarter"]] = record
     header = ["method, Dice per image", *(quarters[number] for number in sorted(quarters))]
     columns = {
         number: marked(
@@ -262,7 +262,8 @@ def size_table(records: Sequence[Mapping[str, Any]]) -> str:
         )
         for number in quarters
     }
-    return markdown(header, [[label, *(columns[n].get(label, "-") for n in sorted(quarters))] for label in rows])
+    labels = {record["row"]: record["label"] for record in records}
+    return markdown(header, [[labels[name], *(columns[n].get(name, "-") for n in sorted(quarters))] for name in rows])
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +21,9 @@ from phnet_monai.data.decode import read_image, read_mask
 from phnet_monai.distributed import Shard, joined_shard
 from phnet_monai.transforms.fit import fitted_size
 from phnet_monai.transforms.weak_view import WeakView
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent ends."""
 
 
 class DecodeLesion(Transform):
@@ -181,6 +187,7 @@ class SemiSupervisedLoader:
             sampler=sampler,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            worker_init_fn=end_with_parent,
             # else it draws from torch's own at every epoch, and dropout would depend on the number of processes
             generator=torch.Generator().manual_seed(seed),
             pin_memory=torch.cuda.is_available(),
@@ -277,4 +284,20 @@ def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int
         dataset = Subset(dataset, shard.share(range(count)))
     # a generator of its own: a validation must leave the training's random numbers alone
     generator = torch.Generator().manual_seed(0)
-    return DataLoader(dataset, batch_size=batch_size, collate_fn=as_list, num_workers=num_workers, generator=generator)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        collate_fn=as_list,
+        num_workers=num_workers,
+        generator=generator,
+        worker_init_fn=end_with_parent,
+    )
+
+
+def end_with_parent(_: int) -> None:
+    """In a loader process: be killed when the training is (Linux).
+
+    torch's loader processes notice that their parent is gone, but can then wait for ever to hand on what they loaded.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

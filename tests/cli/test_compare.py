@@ -94,6 +94,18 @@ def test_failed_cells_give_code_3_and_a_report(calls: dict[str, Any], tmp_path: 
     assert "report" in calls
 
 
+def test_failed_cells_without_any_report_give_code_3_too(
+    calls: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(*_: Any, **__: Any) -> None:
+        raise ValueError("no cell is finished")
+
+    calls["outcome"].errors["phnet__cpu__1-8__seed0"] = "diverged"
+    monkeypatch.setattr("phnet_monai.comparison.write_report", nothing)
+    assert run(tmp_path, "--methods", "phnet") == 3
+    assert "phnet: no report: no cell is finished" in capsys.readouterr().err
+
+
 def test_the_report_alone(calls: dict[str, Any], tmp_path: Path) -> None:
     assert run(tmp_path, "--report-only", "--no-pictures", "--part", "validation", "--reference", "cutmix") == 0
     assert "compare" not in calls

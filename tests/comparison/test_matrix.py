@@ -21,6 +21,7 @@ from phnet_monai.comparison.matrix import (
     read_matrix,
     row_config,
     rows_of_methods,
+    with_digests,
 )
 from phnet_monai.shipped import bundle_folder
 
@@ -74,6 +75,15 @@ def test_rows_may_be_names_only() -> None:
         ({"rows": ["phnet"], "seed": [1]}, "unknown entry 'seed'; did you mean 'seeds'"),
         ({"rows": [{"name": "x"}]}, "row 1: expected a method's name"),
         ({"rows": ["phnet", {"method": "phnet", "overide": {}}]}, "row 2: unknown entry 'overide'; did you mean"),
+        ({"rows": ["phnet"], "labeled": "1/8"}, "`labeled` is '1/8', expected a list, each entry text"),
+        ({"rows": ["phnet"], "labeled": [20]}, "`labeled` is"),
+        ({"rows": ["phnet"], "seeds": ["0"]}, "`seeds` is"),
+        ({"rows": ["phnet"], "seeds": [0.5]}, "`seeds` is"),
+        ({"rows": ["phnet"], "seeds": 3}, "`seeds` is 3, expected a list, each entry a whole number"),
+        ({"rows": ["phnet"], "folds": "5"}, "`folds` is '5', expected a whole number"),
+        ({"rows": ["phnet"], "overrides": None}, "`overrides` is None, expected an object"),
+        ({"rows": [{"method": "phnet", "config": "a.json"}]}, "row 1: `config` is 'a.json', expected a list"),
+        ({"rows": [{"method": "phnet", "overrides": [1]}]}, "row 1: `overrides` is"),
     ],
 )
 def test_wrong_files_are_refused_by_entry(content, message: str) -> None:
@@ -106,6 +116,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         ({"profiles": ()}, "`profiles` is"),
         ({"seeds": (1, 1)}, "`seeds` is"),
         ({"labeled": ()}, "`labeled` is"),
+        ({"labeled": ("many",)}, "`labeled`: "),
         ({"folds": 1}, "`folds` is 1, expected at least 2"),
         ({"reference": "bcp"}, "reference is 'bcp', expected one of the rows sup_only, phnet"),
     ],
@@ -185,6 +196,25 @@ def test_the_example_of_the_documentation_can_be_run(tmp_path: Path) -> None:
     found = read_matrix(tmp_path / "m.json")
     check_matrix(found)
     assert [row.name for row in found.rows] == ["sup_only_ema", "unet", "unet_apa"]
+
+
+def test_a_preset_says_its_own_recipe_and_folds_of_0_are_none_of_it() -> None:
+    with pytest.raises(MatrixError, match="says itself which recipe each row has; leave 'native' out"):
+        choose_matrix(None, "table1", {}, recipe="native")
+    with pytest.raises(MatrixError, match="`folds` is 0"):
+        check_matrix(choose_matrix(None, "table1", {"folds": 0}))
+
+
+def test_an_edited_overlay_is_another_row(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('{"apa#threshold": 0.5}')
+    row = Row("mine", "Mine", "phnet", config=(str(file),))
+    old = with_digests(Matrix((row,), seeds=(0,)))
+    assert merge(old, with_digests(Matrix((row,), seeds=(1,))), "here").seeds == (0, 1)
+    assert matrix_from_data(old.as_data(), "here") == old
+    file.write_text('{"apa#threshold": 0.6}')
+    with pytest.raises(MatrixError, match="row 'mine' was begun with other settings"):
+        merge(old, with_digests(Matrix((row,), seeds=(1,))), "here")
 
 
 def test_a_comparison_grows_but_never_changes() -> None:

@@ -71,6 +71,17 @@ def test_files_that_are_refused(make_comparison: Make) -> None:
         read_results(folder)
 
 
+def test_cells_of_different_images_are_refused(make_comparison: Make) -> None:
+    names = [f"{row}__cpu__1-8__seed{seed}" for row in ("sup_only", "cutmix", "phnet") for seed in (0, 1)]
+    changes = {name: {"split_sha256": name[-1]} for name in names}  # seeds draw other labeled images
+    changes["cutmix__cpu__1-8__seed1"] = {"split_sha256": "other"}
+    folder = make_comparison(changes=changes)
+    with pytest.raises(ValueError, match=r"__seed1\.json and .*__seed1\.json are of different images or parts"):
+        read_results(folder)
+    (folder / "results" / "cutmix__cpu__1-8__seed1.json").unlink()
+    assert len(read_results(folder).finished) == 5
+
+
 def test_an_image_that_stands_twice_is_refused(make_comparison: Make) -> None:
     folder = make_comparison()
     table = folder / "results" / "phnet__cpu__1-8__seed0__test.csv"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -350,3 +353,43 @@ def test_evaluation_without_masks_is_refused(entry):
         evaluation_dataset([entry, without])
     assert len(evaluation_dataset([entry, without], skip_unmasked=True)) == 1
     assert len(evaluation_dataset([without], skip_unmasked=True)) == 0
+
+
+ENDLESS = """
+import signal
+import numpy as np
+from phnet_monai.data.loaders import SemiSupervisedLoader
+from phnet_monai.transforms import WeakView
+
+item = {"image": np.zeros((600, 600), np.uint8), "label": np.eye(600, dtype=bool), "case_id": "x"}
+loader = SemiSupervisedLoader([item] * 64, None, WeakView(500), num_workers=2, use_unlabeled=False)
+iterator = iter(loader.labeled)
+next(iterator)
+print(*(worker.pid for worker in iterator._workers), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_loader_processes_end_with_a_training_that_is_killed():
+    """They would wait for ever to hand on what they have loaded."""
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        workers = [int(word) for word in process.stdout.readline().split()]
+        assert len(workers) == 2
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 4  # torch itself would look for them every 5 seconds
+    while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(alive(worker) for worker in workers)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

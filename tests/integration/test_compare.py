@@ -142,6 +142,21 @@ def _train_one_epoch(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
 
 
+def test_finished_trainings_of_other_settings_or_images_are_not_taken(
+    finished: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    work = finished.parent / "copied" / "work"  # as deep, since datalists name their images from where they are
+    shutil.copytree(finished / "work", work)
+    longer = replace(MATRIX, overrides={**MATRIX.overrides, "max_epochs": 3})
+    outcome = run(longer, phantoms, tmp_path / "longer", work=work)
+    assert {name for name in outcome.errors if name in CELLS} == set(CELLS)
+    assert all("holds a training of other settings" in outcome.errors[name] for name in CELLS)
+    shutil.copytree(phantoms, tmp_path / "others")
+    outcome = run(MATRIX, tmp_path / "others", tmp_path / "out", work=work)
+    assert "its datalist is of other images" in outcome.errors[f"data__{SPLIT}"]
+    assert list((tmp_path / "out" / "results").glob("*.json")) == []
+
+
 @pytest.mark.parametrize(("masks", "scored"), [([], False), ([0], True), ([0, 1], True)])
 def test_pseudo_labels_are_scored_where_any_mask_is_known(
     masks: list[int], scored: bool, phantoms: Path, tmp_path: Path
