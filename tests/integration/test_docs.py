@@ -246,7 +246,7 @@ def as_busi(phantoms: Path, target: Path) -> None:
 def as_busbra(phantoms: Path, target: Path) -> None:
     """BUS-BRA in miniature, each patient with two images."""
     rows = ["ID,Case,Pathology"]
-    for number, picture in enumerate(sorted((phantoms / "images").iterdir())[:6]):
+    for number, picture in enumerate(sorted((phantoms / "images").iterdir())):
         name = f"{number // 2:04}-{'lr'[number % 2]}"
         for folder, file, source in (("Images", f"bus_{name}", "images"), ("Masks", f"mask_{name}", "masks")):
             (target / folder).mkdir(parents=True, exist_ok=True)
