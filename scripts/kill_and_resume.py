@@ -39,13 +39,13 @@ LENGTH = {"max_epochs": 4, "epoch_length": 5, "pretrain_epochs": 1, "batch_size"
 
 
 def show_phases(board: mmap.mmap) -> None:
-    """Let this process write what it is doing into the first byte of `board`, how often that changed into the next."""
+    """Let this process write what it is doing into the byte of `board`."""
     from ignite.engine import Events
 
     from phnet_monai.engines import LesionEvaluator, SemiSupervisedTrainer
 
     def show(phase: int) -> None:
-        board[0], board[1] = phase, min(255, board[1] + 1)
+        board[0] = phase
 
     def during(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -80,10 +80,9 @@ def show_phases(board: mmap.mmap) -> None:
 
 def life(datalist: Path, folder: Path, overrides: dict[str, Any], method: str, board: mmap.mmap) -> int:
     """A process that trains to the end; its number. A fork: a life need not begin with ten seconds of imports."""
-    board[0], board[1] = PHASES.index("start"), 0
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT}
-    )  # a child that has just begun must not go the parent's way
+    board[0] = PHASES.index("start")
+    # a child that has just begun must not go the parent's way
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = os.fork()
     if child:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -175,7 +174,7 @@ def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval:
     draws = random.Random(seed)
     datalist = prepare_folder(write_phantoms(work / "phantoms", 24, size_range=(40, 72)), work / "data", labeled=6)
     overrides = {**LENGTH, "checkpoints#interval": interval}
-    board = mmap.mmap(-1, 2)
+    board = mmap.mmap(-1, 1)
     start = time.monotonic()
     _, status = os.waitpid(life(datalist, work / "whole", overrides, method, board), 0)
     whole_seconds = time.monotonic() - start

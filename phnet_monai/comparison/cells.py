@@ -37,7 +37,9 @@ def train(folder: str, datalist: str, arguments: Mapping[str, Any]) -> float | N
     from phnet_monai.engines.run import train_run
 
     stamp, kept = _stamp(datalist, arguments), Path(folder) / STAMP
-    before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else stamp
+    finished, begun = ((Path(folder) / name).is_file() for name in ("run.json", "last.pt"))
+    # what failed before its first checkpoint may be done with other settings
+    before = json.loads(kept.read_text(encoding="utf-8")) if (finished or begun) and kept.is_file() else stamp
     differ = [key for key in stamp if before.get(key) != stamp[key]]
     if differ:
         raise ValueError(
@@ -45,9 +47,8 @@ def train(folder: str, datalist: str, arguments: Mapping[str, Any]) -> float | N
             "this one, and it is trained anew"
         )
     write_json(kept, stamp)
-    if (Path(folder) / "run.json").is_file():
+    if finished:
         return None
-    begun = (Path(folder) / "last.pt").is_file()
     start = time.perf_counter()
     train_run(datalist, folder, resume=True, **arguments)
     return None if begun else round(time.perf_counter() - start, 1)
@@ -125,11 +126,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Summaries of the last and the best checkpoint; the best one is missing where nothing was validated.
 
-    Raises:
-        FileNotFoundError: there is no `last.pt`.
-
     Args:
         which: `teacher` or `student`, the network that the method evaluates.
+
+    Raises:
+        FileNotFoundError: there is no `last.pt`.
     """
     from phnet_monai.engines.run import evaluate_run
 

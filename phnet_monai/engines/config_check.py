@@ -22,6 +22,8 @@ from monai.bundle.config_item import ComponentLocator
 SEPARATOR = "#"
 COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
 
+_MISSING = object()
+
 
 class ConfigError(ValueError):
     """A configuration names something that does not exist, or holds a value of the wrong kind."""
@@ -49,11 +51,8 @@ def check_entry(config: Any, base: Any, key: str, value: Any, origin: str) -> No
         _check_part(name, part, origin)
     node = base
     for part in key.split(SEPARATOR):
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        elif isinstance(node, dict) and part in node:
-            node = node[part]
-        else:  # an argument that the base leaves at its default, or a component that an overlay brings
+        node = _child(node, part)
+        if node is _MISSING:  # an argument that the base leaves at its default, or a component that an overlay brings
             _check_number(present, value, key, origin)
             return
     _check_kind(node, value, key, origin)
@@ -68,10 +67,9 @@ def find_id(config: Any, key: str, origin: str) -> Any:
     node: Any = config
     walked: list[str] = []
     for part in key.split(SEPARATOR):
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        elif isinstance(node, dict) and part in node:
-            node = node[part]
+        child = _child(node, part)
+        if child is not _MISSING:
+            node = child
         elif isinstance(node, dict) and part in _arguments(node):
             return _arguments(node)[part]
         else:
@@ -81,6 +79,13 @@ def find_id(config: Any, key: str, origin: str) -> Any:
             raise ConfigError(f"{origin}: {key!r} does not exist: there is no {part!r} {where} of the config{hint}")
         walked.append(part)
     return node
+
+
+def _child(node: Any, part: str) -> Any:
+    """What a part of an id names within a list or an object; `_MISSING` where there is none."""
+    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+        return node[int(part)]
+    return node[part] if isinstance(node, dict) and part in node else _MISSING
 
 
 def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -114,10 +115,10 @@ def compose(
     Raises:
         FileNotFoundError, ConfigError.
     """
-    config, shipped = _read_json(base), _read_json(base)
+    shipped = _read_json(base)
     layers = [(str(path), _read_json(Path(path))) for path in overlays]
     layers.append(("command line", dict(overrides or {})))
-    parser = ConfigParser(config)
+    parser = ConfigParser(copy.deepcopy(shipped))  # the parser writes into what it is given
     for origin, values in layers:
         for key, value in values.items():
             check_entry(parser.get(), shipped, key, value, origin)

@@ -96,9 +96,8 @@ class SaveCheckpoints:
         self.best_score, self.best_epoch = -math.inf, 0
         self.last_score: float | None = None
         self._saved: int | None = None  # the iteration of `last.pt`
-        self._last_is_good = (
-            True  # False: `last.pt` could not be read, so that it must not take the place of `previous.pt`
-        )
+        # False: `last.pt` could not be read, so that it must not take the place of `previous.pt`
+        self._last_is_good = True
         self._random: dict[str, Any] | None = None  # of a resumed run, until its first step
 
     def attach(self, engine: Engine) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from phnet_monai.comparison import Matrix, MatrixError, compare, read_comparison, write_report
-from phnet_monai.comparison.cells import split_sha256, tracked
+from phnet_monai.comparison.cells import split_sha256, tracked, train
 from phnet_monai.comparison.matrix import Row, rows_of_methods
 from phnet_monai.comparison.plan import Plan
 from phnet_monai.data import load_datalist
@@ -155,6 +155,22 @@ def test_finished_trainings_of_other_settings_or_images_are_not_taken(
     outcome = run(MATRIX, tmp_path / "others", tmp_path / "out", work=work)
     assert "its datalist is of other images" in outcome.errors[f"data__{SPLIT}"]
     assert list((tmp_path / "out" / "results").glob("*.json")) == []
+
+
+def test_a_folder_in_which_nothing_was_saved_may_be_used_for_other_settings(
+    finished: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    plan = Plan(MATRIX, phantoms, "folder", tmp_path, finished / "work", "cpu", False)
+    start = next(task for task in plan.tasks.values() if task.function.endswith(":train"))
+    folder = tmp_path / "start"
+    folder.mkdir()
+    (folder / "training.json").write_text('{"settings": {"max_epochs": 99}}', encoding="utf-8")
+    train(**{**start.arguments, "folder": str(folder)})
+    assert (folder / "last.pt").is_file()
+    assert read(folder / "training.json")["settings"]["max_epochs"] == 1
+    (folder / "training.json").write_text('{"settings": {"max_epochs": 99}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="holds a training of other settings"):
+        train(**{**start.arguments, "folder": str(folder)})
 
 
 @pytest.mark.parametrize(("masks", "scored"), [([], False), ([0], True), ([0, 1], True)])
