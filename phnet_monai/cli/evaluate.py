@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +26,8 @@ def evaluate(
     sizes.
 
     Args:
-        checkpoint: file written by `phnet train`, or several of them
+        checkpoint: file written by `phnet train`, or several of them; a bundle folder; default: the model that comes
+            with phnet
         datalist: the JSON file written by `phnet prepare`, or its folder
         out: folder for the scores
         part: which images; unlabeled ones are scored against their hidden masks
@@ -38,10 +38,11 @@ def evaluate(
         overwrite: replace the scores that OUT holds, and their report
         allow_leak: score although one image, patient or scan is on two sides of the split
     """
+    from phnet_monai.cli.infer import model_files
     from phnet_monai.cli.train import datalist_file
     from phnet_monai.inference.files import check_out
 
-    files = checkpoint_files(checkpoint)
+    files = model_files(checkpoint)
     if batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, found {batch_size}")
     list_file = datalist_file(datalist)
@@ -71,20 +72,3 @@ def evaluate(
         predictor = Predictor.from_model(files, device, which=which, batch_size=batch_size)
         print(f"\n{report_evaluation(predictor, list_file, out, summary, part=part)}")
     return 0
-
-
-def checkpoint_files(entries: Sequence[str]) -> list[str]:
-    """Each entry is a checkpoint or, where there is no file of that name, several joined by commas.
-
-    Raises:
-        FileNotFoundError: one of them is not there.
-    """
-    from phnet_monai.cli.train import config_files
-
-    files = config_files(entries)
-    for file in files:
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file}: no such checkpoint file; give one written by `phnet train`")
-    if not files:
-        raise FileNotFoundError("no checkpoint was given; give one written by `phnet train`")
-    return files

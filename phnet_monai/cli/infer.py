@@ -121,22 +121,34 @@ def infer(
 
 def model_files(entries: list[str] | None) -> list[str]:
     """The models to use: each entry is one or, where there is nothing of that name, several joined by commas; without
-    any, the model that comes with the package.
+    any, and for `default`, the model that comes with the package.
 
     Raises:
         FileNotFoundError: one of them is not there.
     """
     from pathlib import Path
 
-    if entries is None:
-        from phnet_monai.inference.models import default_model
-
-        return [str(default_model())]
-    files = [file for entry in entries for file in ([entry] if Path(entry).exists() else entry.split(","))]
+    given = ["default"] if entries is None else entries
+    parts = [part for entry in given for part in ([entry] if Path(entry).exists() else entry.split(","))]
+    files = [shipped_or_given(part) for part in parts]
     for file in files:
         if not Path(file).exists():
-            raise FileNotFoundError(f"{file}: no such model; give a checkpoint, a bundle folder, TorchScript or ONNX")
+            raise FileNotFoundError(
+                f"{file}: no such model; give a checkpoint of `phnet train`, a bundle folder, an exported file, or "
+                "`default` for the model that comes with phnet"
+            )
     return files
+
+
+def shipped_or_given(model: str) -> str:
+    """The shipped model's file for `default`, where nothing of that name lies here; else `model` itself."""
+    from pathlib import Path
+
+    if model != "default" or Path(model).exists():
+        return model
+    from phnet_monai.inference.models import default_model
+
+    return str(default_model())
 
 
 def own_device(name: str) -> str:

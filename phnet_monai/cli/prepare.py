@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,6 +156,29 @@ def folder(
     )
 
 
+def add(
+    datalist: str, images: str, out: str, *, masks: str | None = None, overwrite: bool = False, quiet: bool = False
+) -> int:
+    """Add outlines to a datalist in use, and write OUT/datalist.json: its validation and test images stay as they are.
+
+    IMAGES is read as by `phnet prepare folder`: what `phnet rank --export` wrote and an annotator has corrected, or
+    any images with masks or annotation files. Images are recognised by their content. Unlabeled ones become labeled,
+    labeled ones get the new outline, images that the datalist does not have join the labeled ones; validation and test
+    images, and scans that they show, are refused.
+
+    Args:
+        datalist: the JSON file written by `phnet prepare`, or its folder; it stays as it is
+        images: folder of outlined images; those without outline are passed over
+        out: another folder, for the new datalist and the drawn masks
+        masks: folder of masks or annotation files, or a COCO file
+        overwrite: replace a datalist that is there
+        quiet: no progress bars
+    """
+    from phnet_monai.data import add_outlines
+
+    return _prepare(partial(add_outlines, datalist), images, out, masks=masks, overwrite=overwrite, progress=not quiet)
+
+
 def _prepare(write: Callable[..., Path], source: str, out: str, **options: Any) -> int:
     """Call one of the prepare functions; its warnings as single lines on stderr, the summary on stdout."""
     from phnet_monai.data import summary
@@ -176,4 +200,4 @@ class Prepare(dict[str, Callable[..., int]]):
     """
 
     def __init__(self) -> None:
-        super().__init__(busi=busi, busbra=busbra, folder=folder)
+        super().__init__(busi=busi, busbra=busbra, folder=folder, add=add)

@@ -48,12 +48,10 @@ def train(
         tracking: mlflow keeps losses and scores in OUT/mlruns.db too, or where MLFLOW_TRACKING_URI says
         overrides: values of the configuration, by their ids
     """
+    from phnet_monai.cli.infer import shipped_or_given
     from phnet_monai.inference.files import check_out
 
-    if init == "default" and not Path(init).exists():
-        from phnet_monai.inference.models import default_model
-
-        init = str(default_model())
+    init = None if init is None else shipped_or_given(init)
     files = config_files(config or [])
     named = [("--config", file) for file in files if Path(file).suffix == ".json" or "/" not in file]
     for name, path in (("--init", init), *named):

@@ -184,11 +184,15 @@ def summary(path: str | PathLike[str]) -> str:
     head += f"labeled {meta.get('labeled', '?')}, seed {meta.get('seed', '?')}"
     if meta.get("folds") is not None:
         head += f", fold {meta['fold']} of {meta['folds']}"
+    for counts in meta.get("added", []):
+        kinds = ("from_unlabeled", "of unlabeled images"), ("replaced", "anew"), ("new_images", "of further images")
+        head += "\noutlines added: " + ", ".join(f"{counts[key]} {kind}" for key, kind in kinds if counts.get(key))
     return "\n".join([head, *lines])
 
 
 _PATH_KEYS = ("image", "label", "hidden_label")
-_TEXT_KEYS = (*_PATH_KEYS, "case_id", "group_id", "class")
+DETAIL_FREE = (*_PATH_KEYS, "case_id", "group_id", "class")
+"""Keys of an entry with a meaning of their own; all others are details of the data set."""
 
 
 def _entry(record: Record, part: str, folder: Path, digests: dict[str, str]) -> dict[str, str]:
@@ -229,13 +233,22 @@ def _absolute(entry: Mapping[str, str], folder: Path) -> dict[str, str]:
     return {key: os.path.normpath(folder / value) if key in _PATH_KEYS else value for key, value in entry.items()}
 
 
-def _read_json(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
+def datalist_path(path: str | PathLike[str]) -> Path:
+    """Absolute path of a datalist: `path` itself, or the file in that folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     file = Path(path)
     if file.is_dir():
         file = file / FILE_NAME
     if not file.is_file():
         raise FileNotFoundError(f"There is no datalist {file}. Make one with 'phnet prepare'.")
-    file = file.resolve()
+    return file.resolve()
+
+
+def _read_json(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    file = datalist_path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -266,7 +279,7 @@ def _check_content(file: Path, content: Any) -> None:
         for number, entry in enumerate(content[part]):
             if not isinstance(entry, dict) or not needed <= entry.keys():
                 raise ValueError(f"{file}: entry {number} of {part} lacks {' or '.join(sorted(needed))}: {entry!r}.")
-            if not all(isinstance(entry.get(key, ""), str) for key in _TEXT_KEYS):
+            if not all(isinstance(entry.get(key, ""), str) for key in DETAIL_FREE):
                 raise ValueError(f"{file}: entry {number} of {part} has a path or a name that is no text: {entry!r}.")
             entry.setdefault("case_id", entry["image"])
             entry.setdefault("group_id", entry["case_id"])

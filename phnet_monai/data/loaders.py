@@ -27,7 +27,8 @@ PR_SET_PDEATHSIG = 1
 
 
 class DecodeLesion(Transform):
-    """Datalist entry -> `image` uint8 (H, W), `label` bool (H, W) if it has one, and its `case_id`, `class`.
+    """Datalist entry -> `image` uint8 (H, W), `label` bool (H, W) if it has one, and its `case_id`, `class`
+    and `group_id`.
 
     Deterministic, so `CacheDataset` keeps its result.
 
@@ -42,8 +43,7 @@ class DecodeLesion(Transform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         image = read_image(data["image"])
         item: dict[str, Any] = {"case_id": str(data.get("case_id", data["image"]))}
-        if data.get("class") is not None:
-            item["class"] = data["class"]
+        item |= {name: data[name] for name in ("class", "group_id") if data.get(name) is not None}
         if data.get("label"):
             mask = read_mask(data["label"])
             if mask.shape != image.shape:

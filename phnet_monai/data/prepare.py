@@ -201,12 +201,12 @@ def prepare_records(
     _warn_of_leaks(parts)
     if drawn is not None:
         labels = Path(out) / LABEL_FOLDER
-        parts = {part: [_placed(record, drawn, labels) for record in listed] for part, listed in parts.items()}
+        parts = {part: [place_drawn(record, drawn, labels) for record in listed] for part, listed in parts.items()}
     return write_datalist(parts, out, meta=meta, overwrite=overwrite, progress=progress)
 
 
-def _placed(record: Record, drawn: Path, labels: Path) -> Record:
-    """The record with its drawn mask, if it has one, copied into `labels`."""
+def place_drawn(record: Record, drawn: Path, labels: Path) -> Record:
+    """The record with its mask copied into the folder `labels`, if it lies below the folder `drawn`."""
     if not record.masks or not record.masks[0].is_relative_to(drawn):
         return record
     target = labels / record.masks[0].relative_to(drawn)

@@ -72,7 +72,8 @@ class LesionEvaluator(Evaluator):
         training = self.network.training
         self.network.eval()
         for item, lesion in zip(batchdata, self._lesion_probs(batchdata), strict=True):
-            self.scores.update(item["case_id"], lesion.numpy(), item["label"], class_name=item.get("class"))
+            known = {"class_name": item.get("class"), "group": item.get("group_id")}
+            self.scores.update(item["case_id"], lesion.numpy(), item["label"], **known)
         self.network.train(training)
         return {}
 

@@ -48,6 +48,7 @@ class SemiSupervisedTrainer(Trainer):
         unlabeled_weight: lambda_u of Eq. 3.
         unlabeled_norm: `reduction` of `masked_cross_entropy` for the unlabeled view.
         supervised_loss: `ce` (Eq. 2) or `ce_dice`, the mean of cross-entropy and soft Dice loss (decision 40).
+        unlabeled_loss: the same choice for every other view: `ce` (Eq. 8) or `ce_dice`, both with the view's weights.
         teacher_noise: standard deviation of Gaussian noise on the teacher's images, cut at twice that (mean teacher).
         epoch_length: steps per epoch; None takes the loader's.
         train_handlers: handlers; None entries (disabled by an overlay) are dropped.
@@ -84,6 +85,7 @@ class SemiSupervisedTrainer(Trainer):
         unlabeled_weight: float = 1.0,
         unlabeled_norm: str = "valid",
         supervised_loss: str = "ce",
+        unlabeled_loss: str = "ce",
         teacher_noise: float = 0.0,
         epoch_length: int | None = None,
         train_handlers: Sequence[Any] | None = None,
@@ -104,8 +106,9 @@ class SemiSupervisedTrainer(Trainer):
             )
         if not 0 <= pretrain_epochs <= max_epochs:
             raise ValueError(f"pretrain_epochs is {pretrain_epochs}, expected 0 ... max_epochs = {max_epochs}")
-        if supervised_loss not in ("ce", "ce_dice"):
-            raise ValueError(f"supervised_loss is {supervised_loss!r}, expected 'ce' or 'ce_dice'")
+        for name, loss in (("supervised_loss", supervised_loss), ("unlabeled_loss", unlabeled_loss)):
+            if loss not in ("ce", "ce_dice"):
+                raise ValueError(f"{name} is {loss!r}, expected 'ce' or 'ce_dice'")
         if teacher_noise < 0:
             raise ValueError(f"teacher_noise is {teacher_noise}, expected >= 0")
         self.format = torch.channels_last if channels_last else torch.contiguous_format
@@ -114,7 +117,8 @@ class SemiSupervisedTrainer(Trainer):
         self.optimizer, self.inferer = optimizer, inferer or SimpleInferer()
         self.pretrain_epochs, self.unlabeled_weight = pretrain_epochs, unlabeled_weight
         self.unlabeled_norm, self.seed = unlabeled_norm, seed
-        self.supervised_loss, self.teacher_noise = supervised_loss, teacher_noise
+        self.supervised_loss, self.unlabeled_loss = supervised_loss, unlabeled_loss
+        self.teacher_noise = teacher_noise
         self.amp_type = AMP_TYPES[amp] if amp else None
         self.generator = torch.Generator()
         self.shard = joined_for_training()
@@ -289,7 +293,7 @@ class SemiSupervisedTrainer(Trainer):
         return image + noise.clamp(-2 * self.teacher_noise, 2 * self.teacher_noise)
 
     def view_loss(self, name: str, view: View, logits: Tensor) -> Tensor:
-        """Cross-entropy of a view (the supervised loss for the labeled one), for the student or a second one."""
+        """`supervised_loss` of the labeled view, `unlabeled_loss` of others; for the student or a second one."""
         norm = "valid" if name == LABELED else self.unlabeled_norm
         loss = masked_cross_entropy(
             logits,
@@ -299,7 +303,7 @@ class SemiSupervisedTrainer(Trainer):
             norm,  # type: ignore[arg-type]
             over_processes=lambda count: count if self.together is None else summed(count) / self.shard.world,
         )
-        if name == LABELED and self.supervised_loss == "ce_dice":
+        if (self.supervised_loss if name == LABELED else self.unlabeled_loss) == "ce_dice":
             return (loss + masked_dice_loss(logits, view.target, view.weight, view.valid)) / 2
         return loss
 

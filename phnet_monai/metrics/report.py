@@ -15,7 +15,7 @@ from phnet_monai.metrics.scores import Row, SegmentationScores
 PER_IMAGE_FILE = "per_image.csv"
 SUMMARY_FILE = "summary.json"
 # never read as numbers, so that case "007" stays "007"
-_TEXT_COLUMNS = ("case_id", "class", "size")
+_TEXT_COLUMNS = ("case_id", "class", "group", "size")
 
 
 def write_scores(
@@ -48,7 +48,7 @@ def write_scores(
 def read_per_image(path: str | os.PathLike[str]) -> list[Row]:
     """Read a `per_image.csv` back: numbers as float, empty cells as NaN.
 
-    The columns case_id, class and size stay text, None where empty; so do other cells that are not numbers.
+    The columns case_id, class, group and size stay text, None where empty; so do other cells that are not numbers.
 
     Raises:
         FileNotFoundError: no such file.
@@ -111,9 +111,10 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 def _overall(summary: dict[str, Any]) -> list[str]:
     with_lesion = summary["images"] - summary["images_without_lesion"]
+    grouped = f", {summary['groups']} patients or scans" if summary["groups"] < summary["images"] else ""
     unit = summary.get("distance_unit") or ""
     entries = [
-        ("images", f"{summary['images']} ({with_lesion} with lesion)"),
+        ("images", f"{summary['images']} ({with_lesion} with lesion{grouped})"),
         ("pooled Dice", f"{_number(summary['pooled_dice'], 4)} {_interval(summary['pooled_dice_ci'])}"),
         ("pooled IoU", _number(summary["pooled_iou"], 4)),
         ("Dice per image", _mean_std_interval(summary, "dice")),

@@ -14,7 +14,7 @@ from phnet_monai.metrics.calibration import calibration_bins, ece_from_bins
 from phnet_monai.metrics.masks import BoolMask, as_mask, to_numpy
 from phnet_monai.metrics.overlap import dice_iou_from_counts
 from phnet_monai.metrics.per_image import Spacing, lesion_wise, per_image_scores
-from phnet_monai.metrics.statistics import bootstrap_interval
+from phnet_monai.metrics.statistics import weighted_interval
 
 # lesion area as a fraction of the image, from (included) and to (excluded); fixed bounds, so that the groups
 # of two data sets can be compared
@@ -56,6 +56,7 @@ class SegmentationScores:
         target: Any,
         *,
         class_name: str | None = None,
+        group: str | None = None,
         spacing_mm: Spacing | None = None,
         **extra: Any,
     ) -> Row:
@@ -65,7 +66,9 @@ class SegmentationScores:
             case_id: unique name of the image.
             probs: array or tensor (H, W), lesion probability in [0, 1] at the image's original size.
             target: bool (H, W).
-            class_name: group of the image, such as "benign"; groups are summarised apart.
+            class_name: class of the image, such as "benign"; classes are summarised apart.
+            group: what the image shares with others, such as its patient or scan: they are no independent evidence,
+                and intervals draw them together. None: the image is on its own.
             spacing_mm: size of a pixel, one number or (row, column); for all images or for none.
             extra: further columns of the row, such as the model's uncertainty.
 
@@ -87,7 +90,7 @@ class SegmentationScores:
             row, bins = self._score(probs, target, spacing_mm)
         except ValueError as error:
             raise ValueError(f"{case_id}: {error}") from error
-        row = {"case_id": case_id, "class": class_name} | row
+        row = {"case_id": case_id, "class": class_name, "group": group} | row
         if clash := sorted(row.keys() & extra.keys()):
             raise ValueError(f"{case_id}: extra columns {clash} are named like columns of the scores; rename them")
         self._unit, self._rows[case_id], self._bins[case_id] = unit, row | extra, bins
@@ -124,7 +127,7 @@ class SegmentationScores:
     def rows(self) -> list[Row]:
         """One dict per image in the order of the updates.
 
-        Keys: case_id, class, height, width, those of `per_image_scores` and `lesion_wise`, size (small,
+        Keys: case_id, class, group, height, width, those of `per_image_scores` and `lesion_wise`, size (small,
         medium, large; None without lesion), and the extra columns.
         """
         return [dict(row) for row in self._rows.values()]
@@ -148,11 +151,11 @@ class SegmentationScores:
         own.
 
         Args:
-            bootstrap: resamples over images for the 95 % percentile intervals; 0 for none (NaN).
+            bootstrap: resamples for the 95 % percentile intervals, of whole groups; 0 for none (NaN).
             seed: of the resampling.
 
         Returns:
-            images, images_without_lesion: counts.
+            images, images_without_lesion, groups: counts.
             pooled_dice, pooled_dice_ci, pooled_iou, pooled_dice_all_images: from the pixels of the set as a
             whole. dice_mean, dice_std, dice_ci, iou_mean, iou_std, iou_ci: over images; std is the sample's
                 (n - 1), an interval is (low, high).
@@ -233,8 +236,8 @@ def _ratio(count: float, total: float) -> float:
     return count / total if total else math.nan
 
 
-def _pooled_dice(tp: Any, fp: Any, fn: Any, axis: int = -1) -> Any:
-    return dice_iou_from_counts(*(np.sum(count, axis=axis) for count in (tp, fp, fn)))[0]
+def _groups(rows: list[Row]) -> list[tuple[str, str]]:
+    return [("image", row["case_id"]) if row["group"] is None else ("group", row["group"]) for row in rows]
 
 
 def _core(rows: list[Row], *, distances: bool, bootstrap: int, seed: int) -> dict[str, Any]:
@@ -242,24 +245,30 @@ def _core(rows: list[Row], *, distances: bool, bootstrap: int, seed: int) -> dic
     with_lesion = [row for row in rows if not math.isnan(row["dice"])]
     without = [row for row in rows if math.isnan(row["dice"])]
 
-    def interval(values: NDArray[np.float64], statistic: Callable[..., Any] = np.mean) -> tuple[float, float]:
+    def interval(statistic: Callable[[NDArray[np.float64]], Any]) -> tuple[float, float]:
         if bootstrap == 0:
             return math.nan, math.nan
-        return bootstrap_interval(values, statistic=statistic, n_resamples=bootstrap, seed=seed)
+        return weighted_interval(
+            statistic, len(with_lesion), groups=_groups(with_lesion), n_resamples=bootstrap, seed=seed
+        )
+
+    def interval_of_mean(values: NDArray[np.float64]) -> tuple[float, float]:
+        return interval(lambda weights: weights @ values / weights.sum(axis=1))
 
     counts = _counts(with_lesion)
     dice, iou = dice_iou_from_counts(*counts.sum(axis=1))
     result: dict[str, Any] = {
         "images": len(rows),
         "images_without_lesion": len(without),
+        "groups": len(set(_groups(rows))),
         "pooled_dice": float(dice),
-        "pooled_dice_ci": interval(counts, _pooled_dice),
+        "pooled_dice_ci": interval(lambda weights: dice_iou_from_counts(*(weights @ counts.T).T)[0]),
         "pooled_iou": float(iou),
-        "pooled_dice_all_images": float(_pooled_dice(*_counts(rows))),
+        "pooled_dice_all_images": float(dice_iou_from_counts(*_counts(rows).sum(axis=1))[0]),
     }
     for key in ("dice", "iou"):
         result[f"{key}_mean"], _, result[f"{key}_std"] = _moments(with_lesion, key)
-        result[f"{key}_ci"] = interval(_column(with_lesion, key))
+        result[f"{key}_ci"] = interval_of_mean(_column(with_lesion, key))
     for key in ("hd95", "assd") if distances else ():
         result[f"{key}_mean"], result[f"{key}_median"], result[f"{key}_std"] = _moments(with_lesion, key)
     missed = sum(row["missed"] for row in with_lesion)

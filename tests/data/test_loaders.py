@@ -289,7 +289,7 @@ def entry(tmp_path: Path) -> dict[str, str]:
 
 def test_an_entry_is_decoded(entry):
     item = DecodeLesion()(entry)
-    assert set(item) == {"image", "label", "case_id", "class"}
+    assert set(item) == {"image", "label", "case_id", "class", "group_id"}
     assert (item["image"].dtype, item["image"].shape) == (np.uint8, (30, 50))
     np.testing.assert_array_equal(item["image"], np.asarray(Image.open(entry["image"])))
     assert item["label"].dtype == bool

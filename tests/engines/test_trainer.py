@@ -324,14 +324,15 @@ def test_perturbed_features_without_projector(tiny):
     assert all(step.outputs["unlabeled"].embedding is None for step in run.recorder.steps[STEPS:])
 
 
-def test_supervised_loss_with_dice(tiny):
-    run = tiny.build(apa=False, hpc=False, supervised_loss="ce_dice")
+@pytest.mark.parametrize(("argument", "has_dice"), [("supervised_loss", "labeled"), ("unlabeled_loss", "unlabeled")])
+def test_losses_with_dice(tiny, argument, has_dice):
+    run = tiny.build(hpc=False, **{argument: "ce_dice"})
     run.trainer.run()
     for step, output in zip(run.recorder.steps, run.recorder.outputs, strict=True):
         for name, view in step.views.items():
             logits = step.outputs[name].logits
             expected = masked_cross_entropy(logits, view.target, view.weight, view.valid)
-            if name == "labeled":
+            if name == has_dice:
                 expected = (expected + masked_dice_loss(logits, view.target, view.weight, view.valid)) / 2
             assert output[f"loss_{name}"] == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)
 
@@ -512,6 +513,7 @@ def test_infinite_terms_are_named(tiny, value):
         ({"pretrain_epochs": 4}, "pretrain_epochs is 4, expected 0 ... max_epochs = 3"),
         ({"pretrain_epochs": -1}, "pretrain_epochs is -1"),
         ({"supervised_loss": "dice"}, "supervised_loss is 'dice', expected 'ce' or 'ce_dice'"),
+        ({"unlabeled_loss": "dice"}, "unlabeled_loss is 'dice', expected 'ce' or 'ce_dice'"),
         ({"teacher_noise": -0.1}, "teacher_noise is -0.1, expected >= 0"),
     ],
 )

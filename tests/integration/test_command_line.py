@@ -16,6 +16,7 @@ from phnet_monai import demo
 from phnet_monai.cli.main import main
 from phnet_monai.data import load_datalist, read_image, write_phantoms
 from phnet_monai.engines.run import compose, overlay
+from phnet_monai.inference.models import default_model
 from phnet_monai.shipped import bundle_folder
 
 Output = pytest.CaptureFixture[str]
@@ -72,6 +73,29 @@ def test_from_a_folder_of_pictures_to_masks(phantoms: Path, tmp_path: Path, caps
         assert (masks / "overlays" / picture.name).is_file()
         assert (masks / "probabilities" / picture.name).is_file()
     assert json.loads((masks / "run.json").read_text(encoding="utf-8"))["finished"] is True
+
+
+def test_the_shipped_model_is_scored_by_name(
+    datalist: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = tmp_path / "scores"
+    assert phnet("evaluate", "default", datalist, scores, "--device", "cpu", "--report") == 0
+    named = files(scores)
+    assert phnet("evaluate", default_model(), datalist, tmp_path / "again", "--device", "cpu") == 0
+    assert files(tmp_path / "again")["per_image.csv"] == named["per_image.csv"]
+    assert phnet("evaluate", bundle_folder(), datalist, tmp_path / "bundle", "--device", "cpu") == 0
+    groups = {item["group_id"] for item in load_datalist(datalist)["test"]}
+    with open(scores / "per_image.csv", encoding="utf-8", newline="") as file:
+        assert {row["group"] for row in csv.DictReader(file)} == groups
+    assert (scores / "report.html").is_file()
+    # a file of that name is meant where there is one
+    monkeypatch.chdir(tmp_path)
+    Path("default").write_bytes(b"no checkpoint")
+    capsys.readouterr()
+    assert phnet("evaluate", "default", datalist, tmp_path / "own") == 2
+    assert "default: not a readable checkpoint" in capsys.readouterr().err
+    assert phnet("evaluate", "defualt", datalist, tmp_path / "own") == 2
+    assert "`default` for the model that comes with phnet" in capsys.readouterr().err
 
 
 def test_resume_goes_on_where_a_run_was_cut(trained: Path, datalist: Path, tmp_path: Path, capsys: Output) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from phnet_monai.metrics import SegmentationScores, pooled_dice_iou
+from phnet_monai.metrics import SegmentationScores, format_summary, pooled_dice_iou
 
 
 def probabilities(mask: np.ndarray, *, sure: float = 0.9) -> np.ndarray:
@@ -56,6 +56,32 @@ def test_summary_by_hand(scores):
     assert (summary["distance_unit"], summary["threshold"]) == ("px", 0.5)
     # every pixel says .9; wrong ones: 100, 109, 25 of 2500 + 1200 + 100 + 1200 + 1200
     assert summary["ece"] == pytest.approx(abs(1 - 234 / 6200 - 0.9), abs=1e-6)
+
+
+def test_intervals_draw_whole_groups(square):
+    """Each image four times says no more than once, if the copies are of one group."""
+    once, copies, alone = SegmentationScores(), SegmentationScores(), SegmentationScores()
+    for number in range(12):
+        mask = square((30, 40), 5, 5, 10)
+        answer = probabilities(square((30, 40), 5, 5 + number % 7, 10))
+        once.update(f"{number}", answer, mask, group=f"patient {number}")
+        for copy in range(4):
+            copies.update(f"{number} {copy}", answer, mask, group=f"patient {number}")
+            alone.update(f"{number} {copy}", answer, mask)
+    expected, grouped, ungrouped = once.summary(), copies.summary(), alone.summary()
+    assert (grouped["images"], grouped["groups"], ungrouped["groups"]) == (48, 12, 48)
+    for key in ("pooled_dice_ci", "dice_ci", "iou_ci"):
+        assert grouped[key] == pytest.approx(expected[key])
+        assert np.diff(ungrouped[key]) < 0.7 * np.diff(grouped[key])
+    assert "48 (48 with lesion, 12 patients or scans)" in format_summary(grouped)
+    assert "48 (48 with lesion)" in format_summary(ungrouped)
+
+
+def test_an_image_named_like_a_group_is_not_of_it(square):
+    scores, mask = SegmentationScores(), square((30, 40), 5, 5, 10)
+    scores.update("a", probabilities(mask), mask, group="b")
+    scores.update("b", probabilities(mask), mask)
+    assert scores.summary(bootstrap=0)["groups"] == 2
 
 
 def test_groups_hold_the_same_figures(scores, cases):

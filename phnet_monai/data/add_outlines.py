@@ -1,0 +1,200 @@
+"""New outlines for a datalist in use, whose validation and test images stay: scores of all rounds can be compared."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from phnet_monai.data.datalist import (
+    DETAIL_FREE,
+    LABEL_FOLDER,
+    check_target,
+    datalist_path,
+    load_datalist,
+    load_meta,
+    write_datalist,
+)
+from phnet_monai.data.folder import read_folder
+from phnet_monai.data.leaks import LeakError, find_leaks, why_allowed
+from phnet_monai.data.prepare import check_files, group_records, place_drawn
+from phnet_monai.data.records import Record, shorten
+from phnet_monai.data.splits import PARTS, SIDES
+from phnet_monai.files import sha256_of
+
+ADDED = "added"
+"""Key of `meta`: how many outlines were added, for each time that some were."""
+
+Parts = dict[str, list[Record]]
+
+
+def add_outlines(
+    datalist: str | PathLike[str],
+    images: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    masks: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write a datalist in which the outlined images of a folder are labeled ones.
+
+    Images are recognised by their content, not by their names: copies that `phnet rank --export` made are the images
+    they were made of. Unlabeled images become labeled, labeled ones get the new outline, and images that the datalist
+    does not have join its labeled ones. Images of the folder without outline are passed over.
+
+    Args:
+        datalist: the JSON file, or its folder; it stays as it is.
+        images, masks: images and their masks or annotation files, see `read_folder`.
+        out: another folder than the datalist's, for the new one and the drawn masks.
+        overwrite: replace a datalist that is there.
+        progress: show progress bars on standard error.
+
+    Returns:
+        path of the new datalist.
+
+    Raises:
+        ValueError: an outlined image is a validation or test image, or two outlines are of one image; nothing is
+            outlined; `out` is the datalist's folder.
+        LeakError: an image that the datalist does not have shows a scan of a validation or test image.
+        FileNotFoundError, FileExistsError, DecodeError: as `prepare_folder` and `load_datalist`.
+    """
+    target = check_target(out, overwrite=overwrite)
+    if target == datalist_path(datalist):
+        raise ValueError(f"{out} is the folder of {datalist} itself. Choose another: earlier rounds stay comparable.")
+    meta = load_meta(datalist)
+    parts: Parts = {part: list(map(_record, entries)) for part, entries in load_datalist(datalist).items()}
+    labels = target.parent / LABEL_FOLDER
+    with tempfile.TemporaryDirectory() as drawn:  # nothing is written until everything is certain
+        found = [r for r in read_folder(images, masks, drawn=labels, drawn_at_first=drawn) if r.masks]
+        if not found:
+            raise ValueError(f"{images} holds no outlined image. Expected masks or annotation files beside its images.")
+        check_files(found, progress=progress)
+        matched = _match(found, parts, images)
+        joined, counts = _join(parts, matched)
+        if matched.new:
+            joined = _grouped(joined, matched.new, images, meta, progress=progress)
+        added = [*meta.get(ADDED, []), counts]
+        return write_datalist(
+            {part: [place_drawn(record, Path(drawn), labels) for record in joined[part]] for part in PARTS},
+            target.parent,
+            meta={**meta, "labeled": len(joined["labeled"]), ADDED: added},
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+
+@dataclass
+class _Matched:
+    """Outlined images by what the datalist knows of them.
+
+    Attributes:
+        known: (part, place in it) -> the record that holds the new mask.
+        new: images that it does not have.
+    """
+
+    known: dict[tuple[str, int], Record]
+    new: list[Record]
+
+
+def _record(entry: Mapping[str, str]) -> Record:
+    mask = entry.get("label", entry.get("hidden_label"))
+    return Record(
+        image=Path(entry["image"]),
+        masks=() if mask is None else (Path(mask),),
+        case_id=entry["case_id"],
+        group_id=entry["group_id"],
+        class_name=entry.get("class"),
+        details={key: value for key, value in entry.items() if key not in DETAIL_FREE},
+    )
+
+
+def _match(found: Sequence[Record], parts: Parts, folder: str | PathLike[str]) -> _Matched:
+    """Find each outlined image in the datalist. Raises ValueError where one must not be outlined anew, or is twice."""
+    places: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for part, records in parts.items():
+        for index, record in enumerate(records):
+            places[sha256_of(record.image)].append((part, index))
+    matched, seen = _Matched({}, []), dict[str, Record]()
+    twice, held_out = [], []
+    for record in found:
+        content = sha256_of(record.image)
+        if content in seen:
+            twice.append(f"{seen[content].image.name} and {record.image.name}")
+        seen[content] = record
+        here = places.get(content, [])
+        held_out += [f"{record.image.name} ({part})" for part, _ in here if SIDES[part] != "training"]
+        matched.known.update(dict.fromkeys(here, record))
+        if not here:
+            matched.new.append(record)
+    if twice:
+        raise ValueError(f"{folder} outlines one image twice: {shorten(twice)}. Keep one of each.")
+    if held_out:
+        raise ValueError(
+            f"{folder} outlines {len(held_out)} images that measure how good a model is: {shorten(held_out)}. They "
+            "must not be trained on, and stay as they are: take them out of the folder."
+        )
+    return matched
+
+
+def _join(parts: Parts, matched: _Matched) -> tuple[Parts, dict[str, int]]:
+    """The parts with the outlines of images that they have, and how many were added of which kind."""
+    labeled = [
+        replace(record, masks=matched.known[place].masks) if (place := ("labeled", index)) in matched.known else record
+        for index, record in enumerate(parts["labeled"])
+    ]
+    unlabeled = []
+    for index, record in enumerate(parts["unlabeled"]):
+        outlined = matched.known.get(("unlabeled", index))
+        if outlined is None:
+            unlabeled.append(record)
+        else:
+            labeled.append(replace(record, masks=outlined.masks))
+    from_unlabeled = len(parts["unlabeled"]) - len(unlabeled)
+    counts = {
+        "from_unlabeled": from_unlabeled,
+        "replaced": len(matched.known) - from_unlabeled,
+        "new_images": len(matched.new),
+    }
+    return {**parts, "labeled": labeled, "unlabeled": unlabeled}, counts
+
+
+def _grouped(
+    parts: Parts, new: Sequence[Record], folder: str | PathLike[str], meta: Mapping[str, Any], *, progress: bool
+) -> Parts:
+    """The parts with new images among the labeled ones, in groups with what shows the same scan."""
+    parts = {**parts, "labeled": [*parts["labeled"], *_named_apart(new, parts)]}
+    flat = [(part, record) for part in PARTS for record in parts[part]]
+    grouped: Parts = {part: [] for part in PARTS}
+    for (part, _), record in zip(flat, group_records([record for _, record in flat], progress=progress), strict=True):
+        grouped[part].append(record)
+    entries = {
+        part: [{"image": str(record.image), "group_id": str(record.group_id)} for record in records]
+        for part, records in grouped.items()
+    }
+    names = {str(record.image) for record in new}
+    leaks = [leak for leak in find_leaks(entries) if names & {image for _, image in leak.members}]
+    if leaks:
+        said = f"{folder}: {len(leaks)} of its scans are held out: {shorten([leak.text for leak in leaks], 3)}."
+        if why_allowed(meta) is None:
+            raise LeakError(f"{said} They must not be trained on: take these images out of the folder.")
+        warnings.warn(f"{said} Allowed by {why_allowed(meta)}; scores are too high.", UserWarning, stacklevel=3)
+    return grouped
+
+
+def _named_apart(new: Sequence[Record], parts: Parts) -> list[Record]:
+    """New images under names that no other image has."""
+    taken = {record.case_id for records in parts.values() for record in records}
+    named = []
+    for record in new:
+        name, number = record.case_id, 2
+        while name in taken:
+            name, number = f"{record.case_id} ({number})", number + 1
+        taken.add(name)
+        named.append(replace(record, case_id=name))
+    return named
