@@ -6,7 +6,8 @@ BUSI with its images without lesion, `grouped` split, all training images labele
 supervised training (`configs/options/default_model.json`). Validation and test part are never trained on; BUS-BRA is
 external. Writes `bundle/models/model.pt` (plain state dict, half precision if it scores the same), the same tensors as
 `model.safetensors`, their digests, and the card, `bundle/docs/model_card.md` with its figures in `model_card.json`.
-After a stop, the same command goes on. `--out` writes to another folder than the bundle.
+After a stop, the same command goes on. `--out` writes to another folder than the bundle; `--scores-only` scores the
+model that is there once more, and rewrites its card.
 """
 
 from __future__ import annotations
@@ -101,6 +102,13 @@ def figures(checkpoint: Path, parts: dict[str, tuple[Path, str]], work: Path, na
     }
 
 
+def rescore(out: Path, parts: dict[str, tuple[Path, str]], work: Path) -> dict[str, Any]:
+    """The card of the model in `out` with its scores taken anew."""
+    card = json.loads((out / "docs" / "model_card.json").read_text(encoding="utf-8"))
+    card["scores"] = figures(out / "models" / MODELS[1], parts, work, "shipped")
+    return {**card, "scored": datetime.date.today().isoformat()}
+
+
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return all(abs(first[part][score] - second[part][score]) <= SAME for part in first for score in SCORES)
 
@@ -146,6 +154,27 @@ def card_text(card: dict[str, Any]) -> str:
     )
 
 
+def make(args: argparse.Namespace, datalist: Path, parts: dict[str, tuple[Path, str]]) -> dict[str, Any]:
+    """Train, score and write the model; returns its card."""
+    recipe = {"profile": args.profile, **RECIPE, **({"overrides": args.overrides} if args.overrides else {})}
+    checkpoint = train(datalist, args.work, recipe)
+    full = figures(checkpoint, parts, args.work, "full")
+    rounded = half(checkpoint, args.work)
+    halved = figures(rounded, parts, args.work, "half")
+    fits = same(full, halved)
+    paths = export(checkpoint, args.out / "models", rounded=fits)
+    return {
+        "files": {path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths},
+        "precision": "half" if fits else "single",
+        "recipe": recipe,
+        "counts": {part: len(load_part(datalist, part)) for part in ("labeled", "validation", "test")},
+        "scores": halved if fits else full,
+        "single_precision": {part: {score: full[part][score] for score in SCORES} for part in full},
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("busi", type=Path, help="BUSI in its original layout")
@@ -157,28 +186,13 @@ def main() -> None:
     parser.add_argument(
         "--overrides", type=json.loads, default={}, help="JSON: values of the configuration, for trials"
     )
+    parser.add_argument("--scores-only", action="store_true", help="score the model that is there, without training")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     datalist, outside = busi(args.busi, args.work), external(args.busbra, args.work)
-    recipe = {"profile": args.profile, **RECIPE, **({"overrides": args.overrides} if args.overrides else {})}
-    checkpoint = train(datalist, args.work, recipe)
     parts = {"validation": (datalist, "validation"), "test": (datalist, "test"), "external": (outside, "test")}
-    full = figures(checkpoint, parts, args.work, "full")
-    rounded = half(checkpoint, args.work)
-    halved = figures(rounded, parts, args.work, "half")
-    fits = same(full, halved)
-    paths = export(checkpoint, args.out / "models", rounded=fits)
-    card = {
-        "files": {path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths},
-        "precision": "half" if fits else "single",
-        "recipe": recipe,
-        "counts": {part: len(load_part(datalist, part)) for part in ("labeled", "validation", "test")},
-        "scores": halved if fits else full,
-        "single_precision": {part: {score: full[part][score] for score in SCORES} for part in full},
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-    }
+    card = rescore(args.out, parts, args.work) if args.scores_only else make(args, datalist, parts)
     write_json(args.out / "docs" / "model_card.json", card)
     with atomic_writer(args.out / "docs" / "model_card.md") as stream:
         stream.write(card_text(card).encode("utf-8"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 
 def infer(
@@ -88,26 +88,34 @@ def infer(
         print(f"phnet: nothing to do: {what}; expected PNG, JPEG, BMP, TIFF, NIfTI or DICOM", file=sys.stderr)
         return 4
     wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}
-    if dry_run:
-        from phnet_monai.inference.folder import preview
-
-        kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
-        print("\n".join(preview(input, out, kinds=kinds, overwrite=overwrite, anonymize=anonymize, limit=limit)))
-        return 0
 
     from phnet_monai.distributed import current_shard
-    from phnet_monai.inference import FrameSettings, Postprocess, Predictor, infer_folder
+    from phnet_monai.inference import FrameSettings, Postprocess
 
     cleaning = Postprocess(
         min_area_px=min_area_px, min_area_mm2=min_area_mm2, fill_holes=fill_holes, largest_only=largest_only
     )
+    settings = FrameSettings(threshold, cleaning, spacing_mm)
+    if dry_run:
+        from phnet_monai.inference.folder import preview
+        from phnet_monai.inference.models import model_digest
+
+        kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
+        told = {**settings.as_settings(), "flip": flip, "model_sha256": model_digest(models)}
+        choice: dict[str, Any] = {"overwrite": overwrite, "anonymize": anonymize, "limit": limit}
+        if current_shard().first:
+            print("\n".join(preview(input, out, kinds=kinds, settings=told, **choice)))
+        return 0
+
+    from phnet_monai.inference import Predictor, infer_folder
+
     predictor = Predictor.from_model(models, own_device(device), backend=backend, batch_size=batch_size, flip=flip)
     result = infer_folder(
         input,
         out,
         predictor,
         **wanted,
-        settings=FrameSettings(threshold, cleaning, spacing_mm),
+        settings=settings,
         report=report,
         anonymize=anonymize,
         overwrite=overwrite,

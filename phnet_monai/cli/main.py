@@ -1,8 +1,8 @@
 """`phnet COMMAND ...`: check the arguments, run the command through Google Fire, show errors as one line.
 
-Exit codes: 0 done; 2 a wrong command line, path or value, or an optional library that is not installed; 3 some files
-failed; 4 nothing to do; 5 the disk is full or read-only; 130 interrupted by Ctrl-C, 143 ended by SIGTERM; 1 a defect
-(with its traceback). `PHNET_DEBUG=1` shows the traceback of every error.
+Exit codes: 0 done; 2 a wrong command line, path or value, too little memory for it, or an optional library that is not
+installed; 3 some files failed; 4 nothing to do; 5 the disk is full or read-only; 130 interrupted by Ctrl-C, 143 ended
+by SIGTERM; 1 a defect (with its traceback). `PHNET_DEBUG=1` shows the traceback of every error.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ COMMANDS = Commands(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: `sys.argv[1:]`) and return the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: progress bars would fail
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end the job
             stream.reconfigure(errors="backslashreplace")
@@ -90,11 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        full = disk_error(error)
-        if full is None and not isinstance(error, (ValueError, OSError, FloatingPointError, MissingExtraError)):
+        from phnet_monai.inference.batches import is_out_of_memory
+
+        full, short = disk_error(error), is_out_of_memory(error)
+        known = (ValueError, OSError, FloatingPointError, MissingExtraError)
+        if full is None and not short and not isinstance(error, known):
             raise  # a defect
         if os.environ.get("PHNET_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
+        if short:
+            advice = "take smaller batches (batch_size), a smaller input (size), or another device"
+            print(f"phnet: not enough memory ({shortened(one_line(error))}); {advice}", file=sys.stderr)
+            return USER_ERROR
         if full is None:
             print(f"phnet: {one_line(error)}", file=sys.stderr)
             return USER_ERROR
@@ -167,6 +177,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(text: str, length: int = 160) -> str:
+    """The beginning of a message that may run over pages."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def help_text(component: Any, title: str) -> str:

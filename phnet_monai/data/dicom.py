@@ -52,6 +52,12 @@ _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _FRAME_MARKERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Second byte of the JPEG segments that state a size: all kinds of JPEG, and JPEG-LS."""
 
+_SAME_SPACING = 0.01
+"""Regions whose spacings differ by more than this share are of different scales."""
+
+_VIEW = 0.25
+"""A region of at least this share of the largest one's pixels is a view of its own, a smaller one an inset."""
+
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _MAX_BITS = 16
@@ -399,7 +405,10 @@ def _spacing(header: Any) -> tuple[float, float] | None:
         regions = [_region(item) for item in header.get("SequenceOfUltrasoundRegions") or []]
         measured = [region for region in regions if region is not None]
         if measured:
-            return max(measured)[1]
+            largest, spacing = max(measured)
+            others = [own for area, own in measured if area >= _VIEW * largest]
+            # two views, each of its own scale: no single spacing measures both
+            return spacing if all(np.allclose(own, spacing, rtol=_SAME_SPACING) for own in others) else None
         for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
             values = header.get(keyword)
             if values is not None and len(values) == 2:

@@ -80,7 +80,14 @@ def answer_all(
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch, numpy or a runtime says that memory did not suffice."""
     text = str(error).lower()
-    known = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate", "bad_alloc")
+    known = (
+        "out of memory",
+        "not enough memory",
+        "can't allocate memory",
+        "failed to allocate",
+        "bad_alloc",
+        "storage size calculation overflowed",
+    )
     return isinstance(error, MemoryError) or any(words in text for words in known)
 
 

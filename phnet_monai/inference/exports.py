@@ -24,6 +24,7 @@ from phnet_monai.data import IMAGE_SUFFIXES, make_phantom, read_image
 from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer, sha256_of
 from phnet_monai.inference.backends import without_warnings
+from phnet_monai.inference.files import find_scans
 from phnet_monai.inference.models import WEIGHTS, load_model, model_file, model_kind
 from phnet_monai.inference.predictor import lesion_probs
 from phnet_monai.inference.zipped import unzipped
@@ -151,7 +152,8 @@ def _images(check: str | Path | None) -> list[Path] | None:
     if check is None:
         return None
     path = Path(check)
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    names = [path] if path.is_file() else sorted(path / scan for scan in find_scans(path).scans)
+    found = [name for name in names if path.is_file() or name.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         raise FileNotFoundError(
             f"{path}: no image to compare on; give an image or a folder ({', '.join(IMAGE_SUFFIXES)})"

@@ -44,9 +44,9 @@ def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
 
     Raises:
         FileNotFoundError: `source` is not there.
-        ValueError: `out` lies in `source` (the next run would take the masks for images), `source` lies in
-            one of the result folders of `out` (the images would be overwritten), or `source` is a file that
-            is no image.
+        ValueError: `out`, or what one of its result folders links to, lies in `source` (the next run would take the
+            masks for images), `source` lies in one of the result folders of `out` (the images would be overwritten),
+            or `source` is a file that is no image.
         NotADirectoryError: `out`, or a folder above it, is a file.
     """
     source, out = Path(source), Path(out)
@@ -56,13 +56,15 @@ def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
     if source.is_file() and not is_scan(source):
         endings = ", ".join(SCAN_ENDINGS)
         raise ValueError(f"{source} is no image by its name; expected one ending in {endings}")
-    real_source, real_out = real_path(searched), real_path(out)
-    if searched.is_dir() and real_out.is_relative_to(real_source) and (searched == source or _may_match(source, out)):
-        raise ValueError(
-            f"the output folder {out} lies in the input folder {searched}: the next run would take the masks for "
-            "images. Choose a folder outside of it."
-        )
-    if any(real_source.is_relative_to(real_out / name) for name in RESULT_FOLDERS):
+    real_source = real_path(searched)
+    for folder in (out, *(out / name for name in RESULT_FOLDERS if (out / name).is_symlink())):
+        inside = searched.is_dir() and real_path(folder).is_relative_to(real_source)
+        if inside and (searched == source or _may_match(source, folder)):
+            raise ValueError(
+                f"the output folder {folder} lies in the input folder {searched}: the next run would take the masks "
+                "for images. Choose a folder outside of it."
+            )
+    if any(real_source.is_relative_to(real_path(out / name)) for name in RESULT_FOLDERS):
         raise ValueError(f"the input {source} lies among the results of {out}; choose another output folder")
     check_out(out)
     return source, out
@@ -105,7 +107,7 @@ def find_scans(source: str | Path) -> Sources:
     Endings decide (any case); files with none or another one are DICOM if they begin as such. Links to folders are not
     followed; names that begin with a dot are passed over (file managers and archive tools leave such files beside
     images), and so are results of an earlier run that lie among the images. Folders that a pattern matches are searched
-    like a folder.
+    like a folder; those on its way that may not be looked into are noted.
 
     Raises:
         OSError: the folder `source` itself may not be looked into; one below it is noted in `Sources.unreadable`.
@@ -117,10 +119,11 @@ def find_scans(source: str | Path) -> Sources:
         return Sources(source, *_search(source))
     folder = _fixed_part(source) or source.parent
     found: set[Path] = set()
-    unreadable: dict[Path, str] = {}
+    unreadable = _closed_on_the_way(source, folder)
     for match in glob.iglob(str(source), recursive=True):
         path = Path(match)
-        if any(above.is_symlink() for above in _between(folder, path)):
+        way = _between(folder, path)
+        if any(above.is_symlink() or _holds_results(above) for above in way) or path.relative_to(folder) in unreadable:
             continue
         if path.is_dir():
             scans, closed = _search(path)
@@ -129,6 +132,33 @@ def find_scans(source: str | Path) -> Sources:
         elif _readable(path) and is_scan(path):
             found.add(path)
     return Sources(folder, sorted(path.relative_to(folder) for path in found), unreadable)
+
+
+def _closed_on_the_way(pattern: Path, folder: Path) -> dict[Path, str]:
+    """Folders that the pattern or a part of it matches and that may not be looked into; `glob` passes over them."""
+    closed = {}
+    parts = pattern.relative_to(folder).parts
+    for count in range(1, len(parts) + 1):
+        for match in glob.iglob(str(folder.joinpath(*parts[:count])), recursive=True):
+            path = Path(match)
+            if path.is_dir() and not path.is_symlink() and (reason := _refusal(path)):
+                closed[path.relative_to(folder)] = reason
+    return closed
+
+
+def _refusal(folder: Path) -> str | None:
+    """Why a folder cannot be read; None where it can."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"the folder cannot be read ({error.strerror})"
+    return None
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether the folder is one of the result folders of an earlier run."""
+    above = folder.parent
+    return folder.name in RESULT_FOLDERS and (above / "run.json").is_file() and (above / "records").is_dir()
 
 
 def _between(folder: Path, path: Path) -> list[Path]:

@@ -12,7 +12,8 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +25,14 @@ from phnet_monai import __version__
 from phnet_monai.data.scan import is_dicom
 from phnet_monai.distributed import current_shard
 from phnet_monai.files import digest, locked, remove_partial_files
-from phnet_monai.inference.files import RESULT_FOLDERS, Sources, check_paths, find_scans
+from phnet_monai.inference.files import RESULT_ENDINGS, RESULT_FOLDERS, Sources, check_paths, find_scans
 from phnet_monai.inference.frames import FrameSettings
 from phnet_monai.inference.naming import plan_jobs
 from phnet_monai.inference.pipeline import Pipeline
 from phnet_monai.inference.records import (
     DONE,
     FAILED,
+    RECORDS,
     SKIPPED,
     Job,
     discard,
@@ -38,7 +40,9 @@ from phnet_monai.inference.records import (
     fits,
     known_records,
     read_record,
+    stale,
 )
+from phnet_monai.inference.report import REPORT_FILE
 from phnet_monai.inference.summary import (
     RUN_FILE,
     WHOLE_FILES,
@@ -92,7 +96,8 @@ def infer_folder(
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: the paths do not fit (see `files.check_paths`), or `out`
-            holds results of another model, setting or input, which would be mixed with the new ones or replaced.
+            holds results of another model, setting or input, which would be mixed with the new ones or replaced, or
+            files that are no results and would be overwritten.
         BlockingIOError: another run is at work in `out`.
         OSError: the disk is full or read-only; what was finished before is kept.
         MissingExtraError: all scans are DICOM, and the extra `dicom` is not installed.
@@ -116,21 +121,23 @@ def infer_folder(
         means = {"device": str(predictor.device), "batch_size": predictor.batch_size, "processes": shard.world}
         run = _Run(jobs, out, told, source=None if anonymize else str(input), means=means, quiet=quiet)
         run.unreadable = unreadable
+        run.other_names = lambda: plan_jobs(sources, kinds, anonymize=not anonymize)
         with _owned(out) if shard.first else nullcontext():
-            to_do = shard.broadcast(run.prepare(overwrite=overwrite, limit=limit) if shard.first else None)
+            prepared = run.prepare(overwrite=overwrite, limit=limit) if shard.first else None
+            to_do, run.before = shard.broadcast(prepared)
             pipeline = Pipeline(predictor, out, settings, version=__version__)
             try:
                 run.work(pipeline, shard.share(to_do), fail_fast=fail_fast, shown=shard.first)
                 run.merge(shard.gather((run.failed, run.timing)))
                 if shard.first:
-                    run.conclude(to_do, report=report)
+                    run.conclude(report=report)
             except BaseException:  # an interrupted run leaves its record too, if there is room for it
                 if shard.first and run.concluded is None:
                     with suppress(OSError):
-                        run.write_run_file(run.result(to_do), finished=False)
+                        run.write_run_file(run.result(), finished=False)
                 raise
         shard.wait()  # a process that ends in failure would end the first one while it writes
-    return run.result(to_do) if run.concluded is None else run.concluded
+    return run.result() if run.concluded is None else run.concluded
 
 
 def _unreadable(sources: Sources, *, anonymize: bool) -> dict[str, str]:
@@ -152,8 +159,17 @@ def settings_digest(told: dict[str, Any]) -> str:
     return digest({name: value for name, value in told.items() if name != "model"})
 
 
+_File = tuple[int, int] | None
+
+
 class _Run:
-    """One run over a folder: `jobs` of all processes, and what has become of them."""
+    """One run over a folder: `jobs` of all processes, and what has become of them.
+
+    Attributes:
+        before: of each job that is not finished already, which record file was there (by inode and time) or None: one
+            that is there later and is another was made by this run.
+        other_names: the same scans by their hashes, where they go by their names now, and the other way round.
+    """
 
     def __init__(
         self,
@@ -167,29 +183,40 @@ class _Run:
     ) -> None:
         self.jobs, self.out, self.told, self.quiet = jobs, out, told, quiet
         self.source, self.means = source, means
+        self.before: dict[str, _File] = {}
+        self.other_names: Callable[[], list[Job]] = list
         self.failed: dict[str, str] = {}
+        self.failed_before: set[str] = set()
         self.unreadable: dict[str, str] = {}
         self.timing: dict[str, Any] = {}
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.concluded: FolderResult | None = None
 
-    def prepare(self, *, overwrite: bool, limit: int | None) -> list[Job]:
-        """The jobs to do, in order. From here on the folder belongs to these settings."""
+    def prepare(self, *, overwrite: bool, limit: int | None) -> tuple[list[Job], dict[str, _File]]:
+        """The jobs to do, in order, and `before`. From here on the folder belongs to these settings."""
         earlier = known_records(self.out)
+        check_own_files(self.out, self.jobs, earlier)
         if not overwrite:
             check_same_settings(self.out, self.told)
+            check_same_records(self.out, self.jobs, earlier)
             check_same_input(self.out, self.jobs, earlier)
-        drop_renamed(self.out, self.jobs, earlier)
+        self.failed_before = _failed_names(self.out)
+        self.jobs = with_earlier_names(self.out, self.jobs, earlier)
         drop_other_settings(self.out, self.jobs, earlier)
         if overwrite:
             to_do = list(self.jobs)
+            if any((record["origin"] == "") != self.told["anonymize"] for record in earlier.values()):
+                for job in self.other_names():
+                    discard(self.out, job.record_file(self.out))
             for name in WHOLE_FILES:  # they tell of results that will be gone
                 (self.out / name).unlink(missing_ok=True)
         else:
             found = (_unfinished(self.out, job, earlier.get(job.record_file(self.out))) for job in self.jobs)
             to_do = [job for job in found if job is not None]
+        # what failed in the last run comes last, or a limit might never get past it
+        to_do.sort(key=lambda job: job.name in self.failed_before)
         self.write_run_file(FolderResult(self.out, pending=len(self.jobs)), finished=False)
-        return to_do[:limit]
+        return to_do[:limit], {job.name: _file(job.record_file(self.out)) for job in to_do}
 
     def work(self, pipeline: Pipeline, mine: Sequence[Job], *, fail_fast: bool, shown: bool) -> None:
         begun = time.perf_counter()
@@ -214,10 +241,11 @@ class _Run:
         seconds, frames = max(t["seconds"] for t in timings), sum(t["frames"] for t in timings)
         self.timing = {"seconds": seconds, "frames": frames}
 
-    def conclude(self, to_do: Sequence[Job], *, report: bool) -> None:
+    def conclude(self, *, report: bool) -> None:
         """Tables, report, run.json, and the summary on the terminal."""
-        result = self.result(to_do)
+        result = self.result()
         write_tables(self.out, self.jobs[0].settings)
+        (self.out / REPORT_FILE).unlink(missing_ok=True)  # it would tell of an earlier run
         if report:
             write_html(result, self.jobs[0].settings, self.told)
         self.write_run_file(result, finished=result.pending == 0)
@@ -225,17 +253,18 @@ class _Run:
         if not self.quiet:
             _tell(result)
 
-    def result(self, to_do: Sequence[Job]) -> FolderResult:
+    def result(self) -> FolderResult:
         """What became of each job, by its record on the disk or its failure."""
-        now = {job.name for job in to_do}
         closed = [FileRecord(name, FAILED, reason=reason) for name, reason in self.unreadable.items()]
         files = []
         for job in self.jobs:
-            record = read_record(job.record_file(self.out))
+            path = job.record_file(self.out)
             if job.name in self.failed:
                 files.append(FileRecord(job.name, FAILED, reason=self.failed[job.name]))
-            elif record is not None and (record["settings"], record["image"]) == (job.settings, job.name):
-                files.append(FileRecord.of(record, DONE if job.name in now else SKIPPED))
+            elif job.name in self.before and _file(path) == self.before[job.name]:
+                continue  # this run has not come to it
+            elif (record := read_record(path)) is not None:
+                files.append(FileRecord.of(record, DONE if job.name in self.before else SKIPPED))
         return FolderResult(self.out, [*closed, *files], pending=len(self.jobs) - len(files))
 
     def write_run_file(self, result: FolderResult, *, finished: bool) -> None:
@@ -248,7 +277,15 @@ class _Run:
             "frames": frames,
             "frames_per_second": round(frames / seconds, 3) if seconds else None,
         }
-        write_run_file(result, self.told, source=self.source, finished=finished, timing=timing)
+        known = {job.name for job in self.jobs} - {file.image for file in result.files}
+        write_run_file(
+            result,
+            self.told,
+            source=self.source,
+            finished=finished,
+            timing=timing,
+            failed_earlier=list(self.failed_before & known),
+        )
 
 
 def _unfinished(out: Path, job: Job, record: dict[str, Any] | None) -> Job | None:
@@ -257,18 +294,33 @@ def _unfinished(out: Path, job: Job, record: dict[str, Any] | None) -> Job | Non
     if record is None:
         return job
     if fits(out, job, record):
+        for path in job.replaces:  # a run was cut short between the two
+            discard(out, path)
         return None
     same = (record["image"], record["settings"], record["origin"]) == (job.name, job.settings, job.origin)
+    if stale(out, record, job.path):
+        discard(out, job.record_file(out))
     return replace(job, kinds=tuple(dict.fromkeys([*job.kinds, *record["kinds"]]))) if same else job
 
 
-def drop_renamed(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
-    """Remove results of a scan that now go by another name (`x.png` keeps its ending once `x.jpg` lies beside it)."""
-    current = {job.origin: job for job in jobs if job.origin}
+def _file(path: Path) -> _File:
+    """What tells a file from one that takes its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def with_earlier_names(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> list[Job]:
+    """The jobs, each with the records of its scan under other names (`x.png` keeps its ending once `x.jpg` lies beside
+    it; a folder of the last input may be the input now). They go when the scan is done under its new name."""
+    present = {job.record_file(out) for job in jobs}
+    names: dict[str, list[Path]] = defaultdict(list)
     for path, record in earlier.items():
-        job = current.get(record["origin"])
-        if job is not None and path != job.record_file(out):
-            discard(out, path)
+        if record["origin"] and path not in present:
+            names[record["origin"]].append(path)
+    return [replace(job, replaces=tuple(names[job.origin])) if job.origin in names else job for job in jobs]
 
 
 def drop_other_settings(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
@@ -294,19 +346,30 @@ def preview(
     out: str | Path,
     *,
     kinds: Sequence[str],
+    settings: dict[str, Any] | None = None,
     overwrite: bool = False,
     anonymize: bool = False,
     limit: int | None = None,
 ) -> list[str]:
     """What a run would do, a line per scan; nothing is written and no model is loaded.
 
-    Finished are scans that the last run has done, or one before with its model and settings: a run with others refuses
-    them.
+    Finished are scans that the last run has done, or one before with its model and settings.
+
+    Args:
+        settings: what is known of model and settings; a run that would refuse them is refused here.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: as `infer_folder`.
     """
     source, out = check_paths(input, out)
     sources, left, last = find_scans(source), limit, _last_settings(out)
     lines = [f"failed: {name}: {reason}" for name, reason in _unreadable(sources, anonymize=anonymize).items()]
-    for job in plan_jobs(sources, kinds, anonymize=anonymize):
+    jobs, earlier = plan_jobs(sources, kinds, anonymize=anonymize), known_records(out)
+    check_own_files(out, jobs, earlier)
+    if not overwrite:
+        check_same_settings(out, {**(settings or {}), "anonymize": anonymize})
+        check_same_input(out, jobs, earlier)
+    for job in jobs:
         record = None if overwrite else read_record(job.record_file(out))
         told = None if record is None else settings_digest(last) if last is not None else record["settings"]
         if told is not None and finished_record(out, replace(job, settings=told)) is not None:
@@ -332,6 +395,51 @@ def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
             f"{out} holds results made with other settings ({changes}). Choose another output folder, or replace the "
             "results with --overwrite."
         )
+
+
+def check_same_records(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
+    """Raise ValueError if results of the jobs were made with other settings and no run.json tells of a run between."""
+    if _last_settings(out) is not None:
+        return
+    for job in jobs:
+        record = earlier.get(job.record_file(out))
+        if record is not None and record["settings"] != job.settings:
+            raise ValueError(
+                f"{out} holds results of {record['image']!r} made with another model or other settings. Choose another "
+                "output folder, or replace the results with --overwrite."
+            )
+
+
+def check_own_files(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
+    """Raise ValueError if results would be written over files that no run of ours has made: masks drawn by hand, say,
+    in a folder `masks` beside the images. Where there is a run.json, what has no record was left by a run that was
+    killed."""
+    if _last_settings(out) is not None:
+        return
+    own = {out / name for record in earlier.values() for name in record["outputs"]}
+    folders = [out / name for name in RESULT_FOLDERS if name != RECORDS and (out / name).is_dir()]
+    foreign = [
+        path
+        for job in jobs
+        for folder in folders
+        for path in (folder / f"{job.key}{ending}" for ending in RESULT_ENDINGS)
+        if path.is_file() and path not in own
+    ]
+    if foreign:
+        raise ValueError(
+            f"{foreign[0]} is there and no result of `phnet infer` ({len(foreign)} such files); it would be "
+            "overwritten. Choose another output folder."
+        )
+
+
+def _failed_names(out: Path) -> set[str]:
+    """The scans that failed when they were last tried, by run.json."""
+    try:
+        run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+        failed = {file["image"] for file in run["files"] if file["status"] == FAILED}
+        return failed | set(run.get("failed_earlier", ()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _last_settings(out: Path) -> dict[str, Any] | None:

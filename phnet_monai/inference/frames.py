@@ -44,7 +44,8 @@ class FrameSettings:
 
     def as_settings(self) -> dict[str, Any]:
         """For run.json."""
-        return {"threshold": float(self.threshold), **self.postprocess.as_settings(), "spacing_mm": self.spacing_mm}
+        spacing = None if self.spacing_mm is None else float(self.spacing_mm)
+        return {"threshold": float(self.threshold), **self.postprocess.as_settings(), "spacing_mm": spacing}
 
 
 @dataclass(frozen=True)

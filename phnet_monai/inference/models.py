@@ -99,6 +99,17 @@ def _load(files: Sequence[Path], device: str | torch.device, backend: str, which
     return _open_export(files[0], _RUNS[kinds[0]][0] if backend in ("auto", "torch") else backend, device, which)
 
 
+def model_digest(paths: Sequence[str | Path]) -> str | list[str]:
+    """SHA-256 of the model's file; a list for several. The model is not loaded.
+
+    Raises:
+        FileNotFoundError, ArchiveError: as `load_model`.
+    """
+    with unzipped([Path(path) for path in paths]) as files:
+        digests = [sha256_of(model_file(file)) for file in files]
+    return digests[0] if len(digests) == 1 else digests
+
+
 def default_model() -> Path:
     """The model that comes with the package: `models/model.safetensors` of its bundle.
 

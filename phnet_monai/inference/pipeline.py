@@ -48,6 +48,7 @@ class _Open:
     probs: np.ndarray | None
     records: list[dict[str, Any]]
     left: int
+    begun: bool = False
     outputs: list[Path] = field(default_factory=list)
     futures: list[Future[None]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,7 +99,7 @@ class Pipeline:
         under_way: deque[tuple[Job, _Open | BaseException]] = deque()
         batch: list[tuple[_Open, int]] = []
         limit, ahead = 4 * self.predictor.batch_size, 2 * self.predictor.batch_size
-        scans = read_ahead(jobs, lambda job: _read(job, self.out), ahead=ahead, weight=lambda job: _weight(job, ahead))
+        scans = read_ahead(jobs, _read, ahead=ahead, weight=lambda job: _weight(job, ahead))
         with spare_core(self.predictor.device), ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
             try:
                 for job, found in scans:
@@ -162,10 +163,12 @@ class Pipeline:
             else:
                 error = opened.error if isinstance(opened, _Open) else opened
                 assert error is not None
+                discard(self.out, job.record_file(self.out))  # of a file that can no longer be segmented
                 yield job, {"image": job.name, "status": FAILED, "reason": reason_of(error, job)}
 
     def _finish(self, opened: _Open, index: int, answer: np.ndarray | Exception) -> None:
         """In a writer's thread: all of one frame; with the last one, the scan's files and its record."""
+        self._begin(opened)
         try:
             if isinstance(answer, Exception):
                 raise answer
@@ -185,6 +188,14 @@ class Pipeline:
             if opened.result is None:  # nothing of a failed scan stays
                 for path in opened.outputs:
                     path.unlink(missing_ok=True)
+
+    def _begin(self, opened: _Open) -> None:
+        """Before the first result: what an earlier run made of the scan goes, since old and new would be mixed. Not
+        earlier, or a run that is cut short would have removed what it never came to."""
+        with opened.lock:
+            if not opened.begun:
+                opened.begun = True
+                discard(self.out, opened.job.record_file(self.out))
 
     def _failed(self, opened: _Open, error: Exception) -> None:
         opened.error = opened.error or error
@@ -231,6 +242,8 @@ class Pipeline:
         opened.result = write_record(
             self.out, job, mark=opened.mark, kind=scan.kind, frames=opened.records, outputs=sorted(opened.outputs)
         )
+        for earlier in job.replaces:
+            discard(self.out, earlier)
 
     def _model_name(self) -> str:
         names = self.predictor.settings.get("model", "network")
@@ -252,9 +265,7 @@ def spare_core(device: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read(job: Job, out: Path) -> _Read:
-    """The scan, once what an earlier run made of it is gone: it would be of another file, model or setting."""
-    discard(out, job.record_file(out))
+def _read(job: Job) -> _Read:
     mark = source_mark(job.path)
     return mark, read_scan(job.path)
 

@@ -75,8 +75,8 @@ class Postprocess:
         return result
 
     def as_settings(self) -> dict[str, Any]:
-        """The options as plain values, for run.json."""
-        return asdict(self)
+        """The options as plain values, for run.json; 0 and 0.0 are one setting."""
+        return {name: plain_number(value) for name, value in asdict(self).items()}
 
     def _smallest_area_px(self, spacing_mm: tuple[float, float] | None) -> float:
         check_spacing(spacing_mm)
@@ -89,6 +89,11 @@ class Postprocess:
             )
         # a hair is taken off: 0.1 * 0.1 * 100 is 1.0000000000000002 in floating point
         return max(self.min_area_px, self.min_area_mm2 / (spacing_mm[0] * spacing_mm[1]) * (1 - 1e-9))
+
+
+def plain_number(value: Any) -> Any:
+    """A whole number as int, so that settings that are equal are written alike; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def filled(mask: np.ndarray) -> np.ndarray:

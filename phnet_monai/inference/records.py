@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phnet_monai.files import write_json
+from phnet_monai.inference.files import RESULT_FOLDERS
 
 VERSION = 1
 RECORDS = "records"
@@ -49,6 +50,7 @@ class Job:
         settings: digest of model and settings, see `files.digest`.
         origin: digest of where the file lies, so that the same name in another folder is not taken for it; empty for
             names that are made of the content.
+        replaces: records of the same scan under earlier names, which go once this one is written.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Job:
     kinds: tuple[str, ...]
     settings: str = ""
     origin: str = ""
+    replaces: tuple[Path, ...] = ()
 
     def record_file(self, out: Path) -> Path:
         return out / RECORDS / f"{self.key}.json"
@@ -100,14 +103,19 @@ def write_record(
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A record file; None where there is none, or one that is cut short or of another version."""
+    """A record file; None where there is none, or one that is cut short, of another version, or that tells of files
+    which are no results."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(record, dict) or record.get("version") != VERSION:
         return None
-    return record if all(isinstance(record.get(name), kind) for name, kind in _PARTS.items()) else None
+    if not all(isinstance(record.get(name), kind) for name, kind in _PARTS.items()) or not record["frames"]:
+        return None
+    outputs = [Path(name) for name in record["outputs"]]
+    inside = all(path.parts[:1] and path.parts[0] in RESULT_FOLDERS and ".." not in path.parts for path in outputs)
+    return record if inside and sum(path.parts[:1] == ("masks",) for path in outputs) == 1 else None
 
 
 def finished_record(out: Path, job: Job) -> dict[str, Any] | None:
@@ -125,12 +133,16 @@ def fits(out: Path, job: Job, record: Mapping[str, Any]) -> bool:
     told = (record["image"], record["settings"], record["origin"])
     if told != (job.name, job.settings, job.origin) or not set(job.kinds) <= set(record["kinds"]):
         return False
+    return not stale(out, record, job.path)
+
+
+def stale(out: Path, record: Mapping[str, Any], path: Path) -> bool:
+    """Whether results are of a file that has changed since, or damaged: no run may count or show them."""
     try:
-        if record["source"] != source_mark(job.path):
-            return False
+        changed = record["source"] != source_mark(path)
     except OSError:
-        return False
-    return all(_whole(out / name, size) for name, size in record["outputs"].items())
+        changed = True
+    return changed or not all(_whole(out / name, size) for name, size in record["outputs"].items())
 
 
 def _whole(path: Path, size: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,14 @@ def write_run_file(
     source: str | None,
     finished: bool,
     timing: dict[str, Any] | None = None,
+    failed_earlier: Sequence[str] = (),
 ) -> None:
     """Write run.json: what was run on what, with which versions and settings, and the fate of each file.
 
     Args:
         source: the input as given; None leaves it out (it may hold a name).
         finished: False while the run goes on, and if it was cut short.
+        failed_earlier: scans that failed when they were last tried, which was not in this run.
     """
     content = {
         "input": source,
@@ -105,6 +107,7 @@ def write_run_file(
         "counts": {**result.counts, "pending": result.pending},
         "timing": timing,
         "files": [record.as_dict() for record in result.files],
+        "failed_earlier": sorted(failed_earlier) or None,
     }
     write_json(result.out / RUN_FILE, {name: value for name, value in content.items() if value is not None})
 

@@ -268,6 +268,16 @@ def test_the_largest_region_in_centimetres_gives_the_spacing(tmp_path: Path, twi
     assert _spacing(path) == pytest.approx((0.09, 0.06))
 
 
+@pytest.mark.parametrize(("second", "spacing"), [(0.02, None), (0.01001, 0.1)])
+def test_two_views_of_different_scale_have_no_spacing(
+    tmp_path: Path, twin: np.ndarray, second: float, spacing: float | None
+) -> None:
+    regions = [us_region((0, 0, 9, 11), (0.01, 0.01)), us_region((10, 0, 19, 11), (second, second))]
+    path = make_dicom(tmp_path / "a.dcm", twin, SequenceOfUltrasoundRegions=regions, PixelSpacing=["0.2", "0.3"])
+    found = _spacing(path)
+    assert found is None if spacing is None else found == pytest.approx((spacing, spacing), rel=0.01)
+
+
 @pytest.mark.parametrize("change", [{"units": 4}, {"form": 3}])
 def test_other_regions_give_none(tmp_path: Path, twin: np.ndarray, change: dict[str, int]) -> None:
     regions = [us_region((0, 0, 19, 11), (0.01, 0.01), **change)]

@@ -93,6 +93,7 @@ def test_a_shortage_is_told_with_the_size_that_is_tried_next() -> None:
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("Storage size calculation overflowed with sizes=[1, 1, 18089287703]"), True),
         (RuntimeError("size mismatch"), False),
     ],
 )

@@ -168,6 +168,43 @@ def test_out_in_the_input_through_a_link_is_refused(tmp_path: Path) -> None:
         check_paths(tmp_path / "in", tmp_path / "link" / "o")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_results_that_would_lie_in_the_input_through_a_link_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "o/x")
+    (tmp_path / "o" / "masks").symlink_to(tmp_path / "in")
+    for source in ("in", "in/*", "in/a.png"):
+        with pytest.raises(ValueError, match=r"lies in the input folder|among the results"):
+            check_paths(tmp_path / source, tmp_path / "o")
+
+
+def test_a_pattern_passes_over_earlier_results(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "in/run.json", "in/records/a.json", "in/masks/a.png", "in/b/masks/c.png")
+    for pattern in ("in/**/*.png", "in/*", "in/**"):
+        found = find_scans(tmp_path / pattern).scans
+        assert Path("masks/a.png") not in found, pattern
+        assert Path("a.png") in found
+    assert Path("b/masks/c.png") in find_scans(tmp_path / "in/**/*.png").scans  # a folder of that name only
+    assert find_scans(tmp_path / "in/masks/*.png").scans == [Path("a.png")]  # asked for by name
+
+
+@pytest.mark.parametrize("pattern", ["in/**/*.png", "in/*", "in/*/*.png", "in/closed*"])
+def test_a_pattern_notes_folders_that_it_may_not_look_into(
+    tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "in/open/a.png", "in/closed/b.png")
+    real = os.scandir
+
+    def refused(path: object = ".") -> object:
+        if str(path).rstrip("/").endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = find_scans(tmp_path / pattern)
+    assert found.unreadable == {Path("closed"): "the folder cannot be read (Permission denied)"}
+    assert found.scans == ([] if "closed" in pattern else [Path("open/a.png")])
+
+
 def test_input_among_the_results_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "o/masks/a.png")
     for source in ("o/masks", "o/masks/a.png"):

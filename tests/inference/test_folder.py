@@ -336,7 +336,11 @@ def test_a_part_done_again_with_another_model_makes_the_rest_unfinished(
     }
     (out / RUN_FILE).unlink()
     predictor.settings["model_sha256"] = "third"
-    assert infer_folder(source, out, predictor, quiet=True).counts["done"] == 4
+    before = tree(out)
+    with pytest.raises(ValueError, match=r"results of 'a\.png' made with another model or other settings"):
+        infer_folder(source, out, predictor, quiet=True)
+    assert tree(out) == before
+    assert infer_folder(source, out, predictor, overwrite=True, quiet=True).counts["done"] == 4
 
 
 def test_the_same_name_from_another_folder_is_refused(source: Path, tmp_path: Path, predictor: Predictor) -> None:
@@ -384,11 +388,10 @@ def test_a_file_that_vanishes_fails_alone_and_does_not_take_the_tables_along(
     (source / "IM1").write_bytes(bytes(128) + b"DICM")  # its kind shows in its content only
     real = pipeline._read
 
-    def vanishing(job: Any, out: Path) -> Any:
+    def vanishing(job: Any) -> Any:
         if job.name == "IM1":
             (source / "IM1").unlink()
-        found = real(job, out)
-        return found
+        return real(job)
 
     monkeypatch.setattr(pipeline, "_read", vanishing)
     result = infer_folder(source, tmp_path / "o", predictor, quiet=True)
@@ -431,6 +434,136 @@ def test_a_scan_that_goes_by_another_name_now_leaves_no_second_mask(
     infer_folder(source, out, predictor, quiet=True)
     masks = [name for name in tree(out) if name.startswith("masks/a")]
     assert masks == ["masks/a.bmp.png", "masks/a.png.png"]
+
+
+def test_files_of_others_are_never_overwritten(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    """A data set has `images/` and `masks/`, and OUT is given as the folder above."""
+    out = tmp_path / "o"
+    truth = save(out / "masks" / "sub" / "b.png", corner_image(97, 131))
+    before = truth.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"b\.png is there and no result of `phnet infer` \(1 such files\)"):
+            infer_folder(source, out, predictor, overwrite=overwrite, quiet=True)
+        with pytest.raises(ValueError, match="no result of `phnet infer`"):
+            preview(source, out, kinds=["masks"], overwrite=overwrite)
+    assert truth.read_bytes() == before
+    assert tree(out) == ["masks/sub/b.png"]
+
+
+def test_named_results_go_when_they_are_made_again_without_names(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    out = tmp_path / "o"
+    named = infer_folder(source, out, predictor, quiet=True)
+    hashed = infer_folder(source, out, predictor, anonymize=True, overwrite=True, quiet=True)
+    stems = {str(Path(entry.image).with_suffix("")) for entry in named.files}
+    assert not stems & {name.split("/", 1)[1].split(".")[0] for name in tree(out) if "/" in name}
+    assert hashed.counts["done"] == 4
+    infer_folder(source, out, predictor, overwrite=True, quiet=True)
+    assert not any(entry.image in name for entry in hashed.files for name in tree(out))
+    assert len([name for name in tree(out) if name.startswith("masks/")]) == 4
+
+
+def test_a_part_of_the_input_takes_nothing_from_the_rest(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    """The folder `sub` alone has other names in it; what is not made under these stays under the old ones."""
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    result = infer_folder(source / "sub", out, predictor, limit=1, quiet=True)
+    assert (result.counts["done"], result.pending) == (1, 1)
+    masks = [name for name in tree(out) if name.startswith("masks/")]
+    assert masks == ["masks/a.png", "masks/b.png", "masks/dark.png", "masks/sub/c.png"]
+    assert infer_folder(source / "sub", out, predictor, quiet=True).counts == {"done": 1, "skipped": 1, "failed": 0}
+    assert "masks/sub/c.png" not in tree(out)
+
+
+def test_an_earlier_name_goes_although_a_run_was_cut_short(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    monkeypatch.setattr(pipeline, "discard", lambda *_: None)  # killed between the new record and the old results
+    infer_folder(source / "sub", out, predictor, quiet=True)
+    assert {"masks/c.png", "masks/sub/c.png"} <= set(tree(out))
+    monkeypatch.undo()
+    assert infer_folder(source / "sub", out, predictor, quiet=True).counts["skipped"] == 2
+    assert "masks/sub/c.png" not in tree(out)
+
+
+def test_a_link_to_an_image_is_an_image_of_its_own(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    (source / "zlink.png").symlink_to("a.png")
+    infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert infer_folder(source, tmp_path / "o", predictor, quiet=True).counts["skipped"] == 5
+
+
+def test_results_that_were_not_come_to_stay_and_do_not_count(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    (source / "a.png").write_bytes(b"broken")
+    before = tree(out)
+    result = infer_folder(source, out, predictor, overwrite=True, fail_fast=True, quiet=True)
+    assert (result.counts["done"], result.counts["failed"]) == (0, 1)
+    assert result.pending == 3
+    gone = {name for name in before if name.split(".")[0] in ("masks/a", "overlays/a", "records/a")}
+    assert set(before) - set(tree(out)) == gone
+    assert record(out)["counts"] == {"done": 0, "skipped": 0, "failed": 1, "pending": 3}
+    assert record(out)["finished"] is False
+
+
+@pytest.mark.parametrize("damage", ["other image", "cut short"])
+def test_results_that_no_longer_fit_are_gone_where_a_limit_comes_first(
+    source: Path, tmp_path: Path, predictor: Predictor, damage: str
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    for name in ("a.png", "sub/c.bmp"):
+        if damage == "other image":
+            save(source / name, corner_image(60, 60))
+        else:
+            (out / "masks" / name).with_suffix(".png").write_bytes(b"")
+    result = infer_folder(source, out, predictor, limit=1, quiet=True)
+    assert (result.counts, result.pending) == ({"done": 1, "skipped": 2, "failed": 0}, 1)
+    assert record(out)["finished"] is False
+    assert "masks/sub/c.png" not in tree(out)
+    assert "sub/c.bmp" not in (out / "lesions.csv").read_text()
+
+
+def test_images_that_fail_do_not_keep_a_limit_from_the_others(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    for name in ("0.png", "1.png"):
+        (source / name).write_bytes(b"broken")
+    counts = [infer_folder(source, tmp_path / "o", predictor, limit=2, quiet=True).counts for _ in range(3)]
+    assert [count["done"] + count["skipped"] for count in counts] == [0, 2, 4]
+    assert record(tmp_path / "o")["failed_earlier"] == ["0.png", "1.png"]
+
+
+def test_equal_settings_are_equal_as_int_and_float(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    for number in (1, 1.0):
+        settings = FrameSettings(0.5, Postprocess(min_area_px=number, min_area_mm2=0 * number), number)
+        result = infer_folder(source, tmp_path / "o", predictor, settings=settings, quiet=True)
+    assert result.counts["skipped"] == 4
+
+
+def test_a_report_of_an_earlier_run_does_not_stay(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    infer_folder(source, tmp_path / "o", predictor, limit=1, quiet=True)
+    infer_folder(source, tmp_path / "o", predictor, report=False, quiet=True)
+    assert "report.html" not in tree(tmp_path / "o")
+
+
+def test_preview_refuses_what_a_run_refuses(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    other = FrameSettings(0.3).as_settings()
+    with pytest.raises(ValueError, match=r"threshold 0\.5 then, 0\.3 now"):
+        preview(source, out, kinds=["masks"], settings=other)
+    with pytest.raises(ValueError, match="anonymize False then, True now"):
+        preview(source, out, kinds=["masks"], anonymize=True)
+    assert len(preview(source, out, kinds=["masks"], settings=other, overwrite=True)) == 4
+    day2 = save(tmp_path / "day2" / "a.png", corner_image(60, 60))
+    with pytest.raises(ValueError, match="of another file"):
+        preview(day2.parent, out, kinds=["masks"])
 
 
 def test_memory_that_the_network_held_is_free_for_the_smaller_batch(

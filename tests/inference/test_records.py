@@ -94,3 +94,27 @@ def test_discard_removes_results_and_record(job: Job, tmp_path: Path) -> None:
     assert read_record(job.record_file(out)) is None
     assert [path for path in out.rglob("*") if path.is_file()] == [other]
     discard(out, job.record_file(out))  # nothing there: nothing to do
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outputs": {"../victim.txt": 5, "masks/a.png": 6}},
+        {"outputs": {"/etc/victim": 5, "masks/a.png": 6}},
+        {"outputs": {"run.json": 5, "masks/a.png": 6}},
+        {"outputs": {"overlays/a.png": 6}},
+        {"outputs": {}},
+        {"outputs": {"": 1}},
+        {"frames": []},
+    ],
+)
+def test_records_of_something_else_are_none(tmp_path: Path, job: Job, change: dict[str, Any]) -> None:
+    """A file that anybody may have written must not name files outside of the results: they would be removed."""
+    finish(tmp_path / "o", job)
+    file = job.record_file(tmp_path / "o")
+    victim = tmp_path / "victim.txt"
+    victim.write_text("kept")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert read_record(file) is None
+    discard(tmp_path / "o", file)
+    assert victim.read_text() == "kept"

@@ -146,6 +146,7 @@ def test_mistakes_are_refused_before_any_work(
         (["--pretrain_epochs", "9"], "pretrain_epochs is 9"),
         (["--network_def#decoder", "vnet"], "unknown decoder 'vnet'"),
         (["--rate", "1e30"], "the loss is not finite"),
+        (["--size", "10000000000"], "not enough memory (Storage size calculation overflowed"),
         # one step an epoch and no validation: the checkpoint is the first to look
         (
             ["--epoch_length", "1", "--val_interval", "2", "--rate", "3e38", "--optimizer#weight_decay", "1e4"],
