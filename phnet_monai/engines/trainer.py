@@ -145,7 +145,15 @@ class SemiSupervisedTrainer(Trainer):
         self._register_handlers([handler for handler in train_handlers or () if handler is not None])
 
     def run(self) -> None:  # type: ignore[override]
-        """Train up to `max_epochs`, from the state's own epoch and iteration."""
+        """Train up to `max_epochs`, from the state's own epoch and iteration.
+
+        Raises:
+            ValueError: it has done so already: Ignite would begin anew, with weights, teacher and schedule of the end.
+        """
+        if self.state.iteration and self.state.epoch >= (self.state.max_epochs or 0):
+            raise ValueError(
+                f"this trainer has done its {self.state.max_epochs} epochs; build a new one, or raise state.max_epochs"
+            )
         if self.shard.world > 1:
             self.together = StudentTogether(self.network, self.state.device)
         try:
@@ -209,8 +217,9 @@ class SemiSupervisedTrainer(Trainer):
         return [self._learn(step, batchdata) if self.on_nonfinite == "stop" else self._learn_or_skip(step, batchdata)]
 
     def _learn_or_skip(self, step: Step, batchdata: dict[str, Any]) -> dict[str, float]:
-        # a forward pass changes the statistics of batch normalisation before the loss is known
-        buffers = [buffer for network in self.trained for buffer in network.buffers()]
+        # a forward pass changes statistics of batch normalisation before the loss is known, in U2PL the teacher's too
+        networks = [*self.trained, *([] if self.teacher is None else [self.teacher])]
+        buffers = [buffer for network in networks for buffer in network.buffers()]
         before = [buffer.clone() for buffer in buffers]
         try:
             summary = self._learn(step, batchdata)

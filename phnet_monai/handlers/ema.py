@@ -9,16 +9,16 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
-BatchNormMode = Literal["average", "copy"]
+BatchNormMode = Literal["average", "copy", "keep"]
 
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, decay: float, buffers: BatchNormMode = "average") -> None:
     """theta' <- decay * theta' + (1 - decay) * theta, Eq. 1, for every parameter of the teacher.
 
-    Floating-point buffers (BN statistics) follow the same rule with `buffers="average"` and are copied with "copy";
-    integer buffers are always copied. Names that only the student has (its projector) are passed over. Values are
-    written into the teacher's own storage, never shared.
+    Floating-point buffers (BN statistics) follow the same rule with `buffers="average"`, are copied with "copy", and
+    left alone with "keep" (U2PL's teacher collects its own); integer buffers are always copied. Names that only the
+    student has (its projector) are passed over. Values are written into the teacher's own storage, never shared.
     """
     sources = dict(student.named_parameters())
     pairs: list[tuple[Tensor, Tensor]] = [
@@ -29,7 +29,7 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float, buffers: Ba
         source = student_buffers[name]
         if target.is_floating_point() and buffers == "average":
             pairs.append((target, source))
-        else:
+        elif not target.is_floating_point() or buffers == "copy":
             target.copy_(source)
     targets, values = [target for target, _ in pairs], [value for _, value in pairs]
     if decay == 0.0:
@@ -47,7 +47,7 @@ class EMATeacher:
     Args:
         student, teacher: same architecture; the teacher may lack the projector. Its gradients are switched off.
         decay: alpha of Eq. 1, 0.999 in the paper.
-        buffers: `average` or `copy`, what happens to BN statistics.
+        buffers: `average`, `copy` or `keep`: what happens to BN statistics after the labeled-only epochs.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class EMATeacher:
     ) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"EMATeacher: decay is {decay}, expected 0 <= decay < 1")
-        if buffers not in ("average", "copy"):
-            raise ValueError(f"EMATeacher: buffers is {buffers!r}, expected 'average' or 'copy'")
+        if buffers not in ("average", "copy", "keep"):
+            raise ValueError(f"EMATeacher: buffers is {buffers!r}, expected 'average', 'copy' or 'keep'")
         _check_architecture(student, teacher)
         self.student, self.teacher, self.decay, self.buffers = student, teacher.requires_grad_(False), decay, buffers
         self.updates = 0

@@ -139,12 +139,13 @@ def unit(direction: Tensor) -> Tensor:
 class PSMT:
     """Replaces the unlabeled view by strong, mixed images; perturbs the student's features of both views.
 
-    Target: the two teachers' mean logits on the weak images. Images get a strong photometric view; then images,
-    targets and valid areas are mixed by one box with the next image of the batch. `unlabeled` is the
+    Target: the two teachers' mean logits on the weak images. The student's images, labeled ones too, get a strong
+    photometric view; then unlabeled images, targets and valid areas are mixed by one box with the next image of the
+    batch. `unlabeled` is the
     confidence-weighted cross-entropy of the pixels whose target is sure enough, in place of the trainer's term. The
     student decodes features moved by `eps` along the direction that hurts the teachers' decoders most.
 
-    Needs `AlternatingTeachers`; does nothing in labeled-only epochs.
+    Needs `AlternatingTeachers`. In labeled-only epochs the student's images are strong views, too, and that is all.
 
     Args:
         strong_view: the photometric changes; the default jitters brightness and contrast, and blurs.
@@ -191,6 +192,9 @@ class PSMT:
 
     def prepare(self, engine: SemiSupervisedTrainer) -> None:
         step: Step = engine.state.step
+        labeled = step.views[LABELED]
+        strong = self.strong_view(labeled.image, labeled.valid, engine.generator)
+        step.views[LABELED] = replace(labeled, image=strong.contiguous(memory_format=engine.format))
         if UNLABELED not in step.views or step.teacher_probs is None:
             return
         view = self._mixed(step.views[UNLABELED], step.teacher_probs, engine)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from phnet_monai.distributed import average_
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
 
 
@@ -34,9 +35,12 @@ def batch_statistics_pass(
     network.train()
     try:
         with engine.autocast(), _running_statistics(network, update):
-            return network.forward_features(image)  # type: ignore[operator]
+            answer = network.forward_features(image)  # type: ignore[operator]
     finally:
         network.train(training)
+    if update:  # the teacher is the same in all processes
+        average_([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+    return answer
 
 
 @contextmanager

@@ -73,8 +73,10 @@ class MixedPatchContrastiveLoss(nn.Module):
 
     The prototypes of an unlabeled patch are the mean teacher features of background and lesion in the mixed labeled
     patch of the closest hardness. Anchors are the pixels whose nearest prototype, by cosine, is that of their
-    pseudo-label. The loss is the mean over the anchors of -log(e^(s+/tau) / (e^(s+/tau) + e^(s-/tau))), and 0 without
-    anchor.
+    pseudo-label (the release takes the larger product with the mean feature, whose length then has a say). The loss of
+    an anchor is -log(e^(s+/tau) / (e^(s+/tau) + e^(s-/tau))); it is averaged over the anchors of each class in each
+    patch, and these means over classes and patches, as in the release: the small class of a patch counts as much as
+    the large one. 0 without anchor.
 
     Args:
         temperature: tau > 0.
@@ -115,7 +117,15 @@ class MixedPatchContrastiveLoss(nn.Module):
         anchors = similar.argmax(dim=1) == lesion
         if not anchors.any():
             return _zero(unlabeled.embedding)
-        return F.cross_entropy(similar[anchors] / self.temperature, lesion[anchors]), int(anchors.sum())
+        loss = F.cross_entropy(similar[anchors] / self.temperature, lesion[anchors], reduction="none")
+        return mean_of_means(loss, 2 * patch[anchors] + lesion[anchors]), int(anchors.sum())
+
+
+def mean_of_means(values: Tensor, kind: Tensor) -> Tensor:
+    """Mean over kinds of the mean over the values of a kind: (A,) and int64 (A,) -> scalar; A > 0."""
+    kinds, place = kind.unique(return_inverse=True)
+    sums = values.new_zeros(len(kinds)).index_add(0, place, values)
+    return (sums / torch.bincount(place, minlength=len(kinds))).mean()
 
 
 def _zero(embedding: Tensor) -> tuple[Tensor, int]:

@@ -479,6 +479,33 @@ def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, event, spoil):
     assert all(t.isfinite().all() for t in run.student.state_dict().values() if t.is_floating_point())
 
 
+def test_a_skipped_step_leaves_the_teachers_own_statistics(tiny):
+    """U2PL's teacher collects batch statistics in a pass of its own, before the loss is known."""
+
+    def spoil(engine):
+        if engine.state.iteration == STEPS + 2:
+            engine.state.batch["labeled"]["image"][0, 0, 0, 0] = math.nan
+
+    run = tiny.build(
+        apa={"teacher_bn": "batch_update"}, on_nonfinite="skip", handlers=(On(Events.ITERATION_STARTED, spoil),)
+    )
+    run.trainer.run()
+    assert [output.get("skipped") for output in run.recorder.outputs].count(1.0) == 1
+    assert all(t.isfinite().all() for t in run.teacher.state_dict().values() if t.is_floating_point())
+
+
+def test_a_second_run_of_a_finished_trainer_is_refused(tiny):
+    run = tiny.build()
+    run.trainer.run()
+    before = tiny.weights(run.teacher)
+    with pytest.raises(ValueError, match="this trainer has done its 3 epochs"):
+        run.trainer.run()
+    assert tiny.equal(before, tiny.weights(run.teacher))
+    run.trainer.state.max_epochs = 4
+    run.trainer.run()
+    assert run.recorder.epochs[-1] == 4
+
+
 def test_too_many_skipped_steps_end_the_run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("phnet_monai.engines.trainer.SKIPS_IN_A_ROW", 3)
     run = tiny.build(

@@ -62,7 +62,7 @@ def test_one_update_equals_the_loop(reference, decay):
         np.testing.assert_allclose(new.detach().numpy().ravel(), expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("buffers", "statistic"), [("average", 0.9 * 10 + 0.1 * 20), ("copy", 20.0)])
+@pytest.mark.parametrize(("buffers", "statistic"), [("average", 0.9 * 10 + 0.1 * 20), ("copy", 20.0), ("keep", 10.0)])
 def test_buffers(buffers, statistic):
     teacher, student = OneWeight(1.0, 10.0, 3), OneWeight(2.0, 20.0, 7)
     ema_update(teacher, student, 0.9, buffers)
@@ -185,7 +185,7 @@ def test_another_architecture_is_refused(student, teacher):
 
 @pytest.mark.parametrize("arguments", [{"decay": 1.0}, {"decay": -0.1}, {"buffers": "reference"}])
 def test_bad_arguments_are_refused(arguments):
-    with pytest.raises(ValueError, match="expected 0 <= decay < 1|expected 'average' or 'copy'"):
+    with pytest.raises(ValueError, match="expected 0 <= decay < 1|expected 'average', 'copy' or 'keep'"):
         EMATeacher(OneWeight(1.0), OneWeight(1.0), **arguments)
 
 

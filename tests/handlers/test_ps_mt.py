@@ -350,6 +350,10 @@ def test_view_is_strong_and_mixed_with_its_target(tiny):
 
     again = torch.Generator()
     again.set_state(generator)
+    labeled = strong_view(weak.image, weak.valid, again)  # the student's images are strong, labeled ones too
+    assert torch.equal(step.views[LABELED].image, labeled)
+    assert not torch.equal(labeled, weak.image)
+    assert step.views[LABELED].target is weak.target
     strong = strong_view(weak.image, weak.valid, again)
     keep = draw_beta_box(3, 32, (4, 4), again)
     assert not keep.all()
@@ -364,7 +368,6 @@ def test_view_is_strong_and_mixed_with_its_target(tiny):
     assert step.scalars["confident_pixels"].item() == pytest.approx(
         ((confidence >= 0.7)[view.valid]).float().mean().item(), rel=1e-5
     )
-    assert step.views[LABELED].image is step.weak[UNLABELED].image  # the labeled view keeps its image
 
 
 def test_features_of_both_views_are_moved_by_eps(tiny):
@@ -384,17 +387,21 @@ def test_features_of_both_views_are_moved_by_eps(tiny):
 
 
 @pytest.mark.parametrize("missing", ["view", "probs"])
-def test_labeled_only_steps_are_left_alone(tiny, missing):
+def test_labeled_only_steps_have_strong_views_and_no_term(tiny, missing):
     engine = make_engine(tiny)
     step = engine.state.step
+    weak = step.views[LABELED]
     if missing == "view":
         step.views = {LABELED: step.views[LABELED]}
     else:
         step.teacher_probs = None
-    views, handler = dict(step.views), PSMT()
+    others, handler = {name: view for name, view in step.views.items() if name != LABELED}, PSMT()
     handler.prepare(engine)
     handler.add_loss(engine)
-    assert step.views == views
+    assert {name: view for name, view in step.views.items() if name != LABELED} == others
+    strong = step.views[LABELED]
+    assert not torch.equal(strong.image, weak.image)
+    assert (strong.target is weak.target, strong.perturb) == (True, None)
     assert step.losses == {}
     assert step.scalars == {}
 

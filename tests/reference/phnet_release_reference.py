@@ -42,7 +42,7 @@ def contrast(
     """Features are (B, D, H, W), at every pixel; hardness (B, G, G). Returns (loss, anchors)."""
     grid, size = hardness.shape[-1], labels.shape[-1]
     sources = mixed(labels, labeled_valid, grid)
-    terms = []
+    means, anchors = [], 0
     for i, row, column in mixed(pseudo_labels, valid, grid):
         if not sources:
             break
@@ -55,10 +55,13 @@ def contrast(
                 if (labels[nearest[0], y, x] > 0) == bool(c)
             ]
             prototypes.append(unit(np.mean(members, axis=0)))
+        terms: tuple[list[float], list[float]] = ([], [])  # of background and of lesion in this patch
         for y, x in places(grid, size, row, column):
             z, c = unit(student[i, :, y, x]), int(pseudo_labels[i, y, x] > 0)
             scores = [float(z @ prototype) for prototype in prototypes]
             if int(np.argmax(scores)) == c:
                 powers = [math.exp(score / tau) for score in scores]
-                terms.append(-math.log(powers[c] / sum(powers)))
-    return (sum(terms) / len(terms) if terms else 0.0), len(terms)
+                terms[c].append(-math.log(powers[c] / sum(powers)))
+        anchors += len(terms[0]) + len(terms[1])
+        means += [sum(of_class) / len(of_class) for of_class in terms if of_class]
+    return (sum(means) / len(means) if means else 0.0), anchors
