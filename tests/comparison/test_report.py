@@ -21,7 +21,7 @@ from phnet_monai.shipped import bundle_folder
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"n_resamples": 50}
-PRESETS = ("table1", "table2", "table3a", "table3b", "table3c", "fig8")
+PRESETS = ("table1", "table2", "table3a", "table3b", "table3c", "fig8", "plus")
 
 
 def records(path: Path) -> list[dict[str, str]]:

@@ -85,6 +85,10 @@ METHODS = {
         projector=True,
         overrides=(("apa#threshold", 0.5),),
     ),
+    "phnet_plus": Expect(
+        {"labeled", SEMI, "contrast"}, saved={"ema", "hpc"}, projector=True, overrides=(("apa#threshold", 0.5),)
+    ),
+    "phnet_plus_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
     "phnet_release": Expect({"labeled", SEMI, "contrast"}, projector=True, overrides=(("apa#threshold", 0.5),)),
     "ra_ugmt": Expect({"labeled", "consistency"}, own_network=True, overrides=(("method_handler#threshold", 1.0),)),
     "ra_ugmt_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
