@@ -36,6 +36,10 @@ class DecodeError(ValueError):
     """A file is no image that can be read; the message names the file and what was found."""
 
 
+class NoImageError(DecodeError):
+    """A sound file of a kind that holds no image, such as a DICOM report: nothing is wrong, and nothing to read."""
+
+
 def read_image(path: str | PathLike[str]) -> np.ndarray:
     """Read one picture as grey values.
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from phnet_monai.data.decode import DecodeError, check_not_empty, check_stack_size, luminance
+from phnet_monai.data.decode import DecodeError, NoImageError, check_not_empty, check_stack_size, luminance
 from phnet_monai.extras import extra_module
 
 _TAGS = (
@@ -40,7 +40,19 @@ _SHARED_GROUPS = {
 }
 """Where enhanced multi-frame objects keep what others have at the top."""
 
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_NO_IMAGES = {
+    "88.": "a report",
+    "11.": "a presentation state",
+    "104.": "a packed document",
+    "66.4": "a segmentation, a result",
+    "66.7": "a segmentation, a result",
+    "66": "raw data or a registration",
+    "67": "a table of values",
+    "9.": "a waveform",
+}
+"""Classes of DICOM objects that lie beside images in an export, by the beginning of what follows `_STORAGE`."""
+
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 """The element's tag in both byte orders."""
@@ -101,9 +113,9 @@ def read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DecodeError: the file is empty, truncated, too large, holds no picture (reports, DICOMDIR) or results
-            instead of one (segmentations), or is stored in a way that is not read; for a compression without
-            decoder the message names what to install.
+        NoImageError: a DICOM object of another kind (report, presentation state, segmentation, ...).
+        DecodeError: the file is empty, truncated, too large, holds no picture, or is stored in a way that is not
+            read; for a compression without decoder the message names what to install.
         MissingExtraError: pydicom is missing.
     """
     require_pydicom()
@@ -194,8 +206,9 @@ def _lift_shared_groups(header: Any) -> None:
 
 
 def _check_image(path: Path, header: Any, has_pixels: bool) -> None:
-    if header.get("SOPClassUID") in _SEGMENTATIONS:
-        raise DecodeError(f"{path} is a DICOM segmentation, a result. Give the images that it was made of.")
+    kind = str(header.get("SOPClassUID") or "").removeprefix(_STORAGE)
+    if what := next((what for start, what in _NO_IMAGES.items() if kind.startswith(start)), None):
+        raise NoImageError(f"{path} is {what} in DICOM and holds no image")
     needed = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored")
     missing = [keyword for keyword in needed if header.get(keyword) is None] + ["PixelData"] * (not has_pixels)
     if missing:

@@ -32,6 +32,7 @@ from phnet_monai.inference.pipeline import Pipeline
 from phnet_monai.inference.records import (
     DONE,
     FAILED,
+    PASSED_OVER,
     RECORDS,
     SKIPPED,
     Job,
@@ -128,7 +129,7 @@ def infer_folder(
             pipeline = Pipeline(predictor, out, settings, version=__version__)
             try:
                 run.work(pipeline, shard.share(to_do), fail_fast=fail_fast, shown=shard.first)
-                run.merge(shard.gather((run.failed, run.timing)))
+                run.merge(shard.gather((run.failed, run.passed_over, run.timing)))
                 if shard.first:
                     run.conclude(report=report)
             except BaseException:  # an interrupted run leaves its record too, if there is room for it
@@ -186,6 +187,7 @@ class _Run:
         self.before: dict[str, _File] = {}
         self.other_names: Callable[[], list[Job]] = list
         self.failed: dict[str, str] = {}
+        self.passed_over: dict[str, str] = {}
         self.failed_before: set[str] = set()
         self.unreadable: dict[str, str] = {}
         self.timing: dict[str, Any] = {}
@@ -225,7 +227,9 @@ class _Run:
             # closed: an interrupted run completes what it writes
             with bar, closing(pipeline.run(mine)) as results:
                 for _, record in results:
-                    if record["status"] == FAILED:
+                    if record["status"] == PASSED_OVER:
+                        self.passed_over[record["image"]] = record["reason"]
+                    elif record["status"] == FAILED:
                         self.failed[record["image"]] = record["reason"]
                         tqdm.write(f"failed: {record['image']}: {record['reason']}", file=sys.stderr)
                     bar.update()
@@ -234,10 +238,11 @@ class _Run:
         finally:
             self.timing = {"seconds": time.perf_counter() - begun, "frames": pipeline.frames}
 
-    def merge(self, shares: Sequence[tuple[dict[str, str], dict[str, Any]]]) -> None:
-        """Failures of all processes; frames of all, seconds of the slowest."""
-        self.failed = {name: reason for failed, _ in shares for name, reason in failed.items()}
-        timings = [timing for _, timing in shares]
+    def merge(self, shares: Sequence[tuple[dict[str, str], dict[str, str], dict[str, Any]]]) -> None:
+        """Failures and what was passed over of all processes; frames of all, seconds of the slowest."""
+        self.failed = {name: reason for failed, _, _ in shares for name, reason in failed.items()}
+        self.passed_over = {name: reason for _, passed, _ in shares for name, reason in passed.items()}
+        timings = [timing for *_, timing in shares]
         seconds, frames = max(t["seconds"] for t in timings), sum(t["frames"] for t in timings)
         self.timing = {"seconds": seconds, "frames": frames}
 
@@ -261,6 +266,8 @@ class _Run:
             path = job.record_file(self.out)
             if job.name in self.failed:
                 files.append(FileRecord(job.name, FAILED, reason=self.failed[job.name]))
+            elif job.name in self.passed_over:
+                files.append(FileRecord(job.name, PASSED_OVER, reason=self.passed_over[job.name]))
             elif job.name in self.before and _file(path) == self.before[job.name]:
                 continue  # this run has not come to it
             elif (record := read_record(path)) is not None:
@@ -469,6 +476,8 @@ def _tell(result: FolderResult) -> None:
     empty = sum(record.lesion_pixels == 0 for record in done)
     counts = result.counts
     left = f", {result.pending} left" if result.pending else ""
+    if passed := len(result.with_status(PASSED_OVER)):
+        left = f", {passed} without an image passed over (run.json tells why){left}"
     print(
         f"{counts[DONE]} segmented ({empty} without lesion), {counts[SKIPPED]} finished earlier, "
         f"{counts[FAILED]} failed{left}; results in {result.out}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.decode import IMAGE_SUFFIXES, NoImageError
 from phnet_monai.data.scan import Scan, read_scan
 from phnet_monai.files import disk_error
 from phnet_monai.inference.batches import answer_all, read_ahead
@@ -26,7 +26,7 @@ from phnet_monai.inference.frames import Frame, FrameSettings, find_lesions
 from phnet_monai.inference.hardness import pixel_hardness
 from phnet_monai.inference.naming import reason_of
 from phnet_monai.inference.overlay import draw_hardness, draw_overlay
-from phnet_monai.inference.records import FAILED, Job, Mark, discard, source_mark, write_record
+from phnet_monai.inference.records import FAILED, PASSED_OVER, Job, Mark, discard, source_mark, write_record
 from phnet_monai.inference.writers import write_png
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class Pipeline:
         self.full: OSError | None = None
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, dict[str, Any]], None, None]:
-        """Yield each job, in order, with its record (`records.write_record`) or `{"image", "status", "reason"}`.
+        """Yield each job, in order, with its record (`records.write_record`) or `{"image", "status", "reason"}` where it
+        failed or holds no image.
 
         When the caller stops early, results that are being written are completed, all else is dropped.
 
@@ -164,7 +165,8 @@ class Pipeline:
                 error = opened.error if isinstance(opened, _Open) else opened
                 assert error is not None
                 discard(self.out, job.record_file(self.out))  # of a file that can no longer be segmented
-                yield job, {"image": job.name, "status": FAILED, "reason": reason_of(error, job)}
+                status = PASSED_OVER if isinstance(error, NoImageError) else FAILED
+                yield job, {"image": job.name, "status": status, "reason": reason_of(error, job)}
 
     def _finish(self, opened: _Open, index: int, answer: np.ndarray | Exception) -> None:
         """In a writer's thread: all of one frame; with the last one, the scan's files and its record."""

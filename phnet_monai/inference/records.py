@@ -18,8 +18,8 @@ from phnet_monai.inference.files import RESULT_FOLDERS
 
 VERSION = 1
 RECORDS = "records"
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
-"""What became of a file; skipped ones were finished earlier."""
+DONE, SKIPPED, FAILED, PASSED_OVER = "done", "skipped", "failed", "no image"
+"""What became of a file; skipped ones were finished earlier, what is passed over is sound and holds no image."""
 
 SOME_FAILED, NOTHING_TO_DO = 3, 4
 """Exit codes of commands that work through files."""

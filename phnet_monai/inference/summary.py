@@ -13,7 +13,15 @@ from phnet_monai import __version__
 from phnet_monai.files import write_json
 from phnet_monai.inference.lesion_table import CSV_FILE, JSON_FILE, LesionRow, write_lesion_tables
 from phnet_monai.inference.measure import Lesion
-from phnet_monai.inference.records import DONE, FAILED, NOTHING_TO_DO, SKIPPED, SOME_FAILED, records_of
+from phnet_monai.inference.records import (
+    DONE,
+    FAILED,
+    NOTHING_TO_DO,
+    PASSED_OVER,
+    SKIPPED,
+    SOME_FAILED,
+    records_of,
+)
 from phnet_monai.inference.report import REPORT_FILE, write_report
 
 RUN_FILE = "run.json"
@@ -25,7 +33,8 @@ PACKAGES = ("torch", "monai", "numpy", "pillow", "scikit-image", "onnxruntime", 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What became of one scan: `status` is done, skipped (finished earlier) or failed, then with a `reason`."""
+    """What became of one scan: `status` is done, skipped (finished earlier), failed or no image (passed over), the last
+    two with a `reason`."""
 
     image: str
     status: str
@@ -40,8 +49,8 @@ class FileRecord:
     @classmethod
     def of(cls, record: dict[str, Any], status: str) -> FileRecord:
         """From what the pipeline or a record file says."""
-        if record["status"] == FAILED:
-            return cls(record["image"], FAILED, reason=record["reason"])
+        if record["status"] in (FAILED, PASSED_OVER):
+            return cls(record["image"], record["status"], reason=record["reason"])
         frames = record["frames"]
         return cls(
             record["image"],
@@ -77,7 +86,7 @@ class FolderResult:
     @property
     def exit_code(self) -> int:
         """0 all well, 3 some files failed, 4 there was no image."""
-        if not self.files and not self.pending:
+        if len(self.with_status(PASSED_OVER)) == len(self.files) and not self.pending:
             return NOTHING_TO_DO
         return SOME_FAILED if self.with_status(FAILED) else 0
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from phnet_monai.data import DecodeError, decode, read_image
+from phnet_monai.data.decode import NoImageError
 from phnet_monai.data.dicom import has_dicom_magic, read_dicom
 from phnet_monai.extras import MissingExtraError
 
@@ -315,6 +316,18 @@ def test_what_is_refused(tmp_path: Path, twin: np.ndarray, tags: dict[str, objec
     path = make_dicom(tmp_path / "odd.dcm", twin, **tags)
     with pytest.raises(DecodeError, match=rf"odd\.dcm.*({message})"):
         read_dicom(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("88.22", "a report"), ("11.1", "a presentation state"), ("104.1", "a packed document"), ("66", "raw data")],
+)
+def test_objects_of_other_kinds_are_no_images(tmp_path: Path, kind: str, what: str) -> None:
+    dataset = pydicom.dcmread(make_dicom(tmp_path / "other.dcm", files.picture()))
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.{kind}"
+    dataset.save_as(tmp_path / "other.dcm")
+    with pytest.raises(NoImageError, match=rf"other\.dcm is {what}"):
+        read_dicom(tmp_path / "other.dcm")
 
 
 def test_report_without_pixels(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phnet_monai.data import DecodeError
+from phnet_monai.data.decode import NoImageError
 from phnet_monai.data.scan import Scan, read_scan
 from phnet_monai.inference.formats import mask_suffix, write_scan_masks, write_scan_probabilities
 
@@ -301,7 +301,7 @@ def test_source_that_has_changed_is_noticed(tmp_path: Path) -> None:
 def test_results_are_no_input(tmp_path: Path) -> None:
     scan = _dicom(tmp_path)
     write_scan_masks(tmp_path / "seg.dcm", scan, _masks(scan))
-    with pytest.raises(DecodeError, match=r"seg\.dcm is a DICOM segmentation"):
+    with pytest.raises(NoImageError, match=r"seg\.dcm is a segmentation, a result in DICOM"):
         read_scan(tmp_path / "seg.dcm")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 import sys
 from collections.abc import Callable
@@ -212,3 +213,27 @@ def test_without_the_extra_dicom_among_others_fails_alone(
         "failed: x.dcm: reading DICOM needs pydicom, which is not installed. Run: pip install 'phnet-monai[dicom]'\n"
     )
     assert len(list((tmp_path / "out" / "masks").rglob("*.png"))) == 4
+
+
+def test_reports_beside_images_are_no_failures(
+    infer: Callable[..., Any], scan_files: SimpleNamespace, tmp_path: Path
+) -> None:
+    """An export of a hospital holds reports and presentation states: the daily run must not end in failure by them."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, kind in (("sr.dcm", "88.33"), ("state", "11.1")):
+        dataset = scan_files.pydicom.dcmread(scan_files.make_dicom(folder / name, scan_files.picture()))
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.5.1.4.1.1.{kind}"
+        dataset.save_as(folder / name)
+    assert infer(folder, out).code == 4  # nothing but these
+    scan_files.make_dicom(folder / "scan.dcm", scan_files.picture())
+    outcome = infer(folder, out)
+    assert outcome.code == 0
+    assert "1 segmented" in outcome.out
+    assert "2 without an image passed over (run.json tells why)" in outcome.out
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    found = {file["image"]: (file["status"], file.get("reason")) for file in run["files"]}
+    assert found["sr.dcm"] == ("no image", "sr.dcm is a report in DICOM and holds no image")
+    assert found["state"][0] == "no image"
+    assert (run["finished"], run["counts"]["failed"]) == (True, 0)
+    assert "sr.dcm" not in (out / "report.html").read_text(encoding="utf-8")
