@@ -89,8 +89,8 @@ class Pipeline:
         self.full: OSError | None = None
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, dict[str, Any]], None, None]:
-        """Yield each job, in order, with its record (`records.write_record`) or `{"image", "status", "reason"}` where it
-        failed or holds no image.
+        """Yield each job, in order, with its record (`records.write_record`), or `{"image", "status", "reason"}` where
+        it failed or holds no image.
 
         When the caller stops early, results that are being written are completed, all else is dropped.
 
