@@ -21,7 +21,7 @@ from phnet_monai.data.datalist import (
     write_datalist,
 )
 from phnet_monai.data.folder import read_folder
-from phnet_monai.data.leaks import LeakError, find_leaks, why_allowed
+from phnet_monai.data.leaks import LeakError, check_leaks, find_leaks, why_allowed
 from phnet_monai.data.prepare import check_files, group_records, place_drawn
 from phnet_monai.data.records import Record, shorten
 from phnet_monai.data.splits import PARTS, SIDES
@@ -61,12 +61,14 @@ def add_outlines(
     Raises:
         ValueError: an outlined image is a validation or test image, or two outlines are of one image; nothing is
             outlined; `out` is the datalist's folder.
-        LeakError: an image that the datalist does not have shows a scan of a validation or test image.
+        LeakError: the datalist has one scan on two sides, or an image that it does not have shows a scan of a
+            validation or test image.
         FileNotFoundError, FileExistsError, DecodeError: as `prepare_folder` and `load_datalist`.
     """
     target = check_target(out, overwrite=overwrite)
     if target == datalist_path(datalist):
         raise ValueError(f"{out} is the folder of {datalist} itself. Choose another: earlier rounds stay comparable.")
+    check_leaks(datalist)  # the new one records its images as compared
     meta = load_meta(datalist)
     parts: Parts = {part: list(map(_record, entries)) for part, entries in load_datalist(datalist).items()}
     labels = target.parent / LABEL_FOLDER
@@ -80,8 +82,9 @@ def add_outlines(
         if matched.new:
             joined = _grouped(joined, matched.new, images, meta, progress=progress)
         added = [*meta.get(ADDED, []), counts]
+        in_use = [mask for records in parts.values() for record in records for mask in record.masks]
         return write_datalist(
-            {part: [place_drawn(record, Path(drawn), labels) for record in joined[part]] for part in PARTS},
+            place_drawn(joined, Path(drawn), target.parent, in_use=in_use),
             target.parent,
             meta={**meta, "labeled": len(joined["labeled"]), ADDED: added},
             overwrite=overwrite,

@@ -160,6 +160,16 @@ def load_meta(path: str | PathLike[str]) -> dict[str, Any]:
     return dict(_read_json(path)[1]["meta"])
 
 
+def named_masks(path: str | PathLike[str]) -> set[Path]:
+    """The masks that a datalist names, whether they are there or not; none where there is no datalist."""
+    try:
+        file, content = _read_json(path)
+    except (OSError, ValueError):
+        return set()
+    entries = (_absolute(entry, file.parent) for part in PARTS for entry in content[part])
+    return {Path(entry[key]) for entry in entries for key in ("label", "hidden_label") if key in entry}
+
+
 def summary(path: str | PathLike[str]) -> str:
     """Short text table of a datalist: images per part and class, and how many groups of two images or more.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from phnet_monai.data.busbra import read_busbra
 from phnet_monai.data.busi import read_busi
-from phnet_monai.data.datalist import LABEL_FOLDER, check_target, write_datalist
+from phnet_monai.data.datalist import LABEL_FOLDER, check_target, named_masks, write_datalist
 from phnet_monai.data.decode import DecodeError, read_image, read_mask
 from phnet_monai.data.folder import read_folder
 from phnet_monai.data.leaks import ALLOWED, find_leaks, same_files
@@ -200,19 +201,34 @@ def prepare_records(
     }
     _warn_of_leaks(parts)
     if drawn is not None:
-        labels = Path(out) / LABEL_FOLDER
-        parts = {part: [place_drawn(record, drawn, labels) for record in listed] for part, listed in parts.items()}
+        parts = place_drawn(parts, drawn, Path(out))
     return write_datalist(parts, out, meta=meta, overwrite=overwrite, progress=progress)
 
 
-def place_drawn(record: Record, drawn: Path, labels: Path) -> Record:
-    """The record with its mask copied into the folder `labels`, if it lies below the folder `drawn`."""
-    if not record.masks or not record.masks[0].is_relative_to(drawn):
-        return record
-    target = labels / record.masks[0].relative_to(drawn)
-    with atomic_writer(target) as stream:
-        stream.write(record.masks[0].read_bytes())
-    return replace(record, masks=(target,))
+def place_drawn(
+    parts: Mapping[str, Sequence[Record]], drawn: Path, out: Path, *, in_use: Iterable[Path] = ()
+) -> dict[str, list[Record]]:
+    """The parts with all masks below the folder `drawn` copied to `out`/labels.
+
+    A file that is there is replaced only if the datalist of `out` names it, which this one replaces, and it is not
+    among the masks `in_use`; else the mask gets a name of its own.
+    """
+    labels = Path(os.path.realpath(out)) / LABEL_FOLDER
+    ours, taken = named_masks(out) - set(in_use), set[Path]()
+
+    def placed(record: Record) -> Record:
+        if not record.masks or not record.masks[0].is_relative_to(drawn):
+            return record
+        target = wanted = labels / record.masks[0].relative_to(drawn)
+        number = 2
+        while target in taken or (target.exists() and target not in ours):
+            target, number = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}"), number + 1
+        taken.add(target)
+        with atomic_writer(target) as stream:
+            stream.write(record.masks[0].read_bytes())
+        return replace(record, masks=(target,))
+
+    return {part: [placed(record) for record in records] for part, records in parts.items()}
 
 
 def _warn_of_leaks(parts: Mapping[str, Sequence[Record]]) -> None:

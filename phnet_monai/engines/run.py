@@ -268,8 +268,9 @@ def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
     """Refuse to go on with another configuration than the one that a run began with.
 
     Args:
-        kept: the run's config.json; config: the present one, composed. Ids that the older one did not know are passed
-            over, and so are those of `MAY_DIFFER`.
+        kept: the run's config.json; config: the present one, composed. Ids that the older one did not know and that
+            have their shipped value now are passed over (they came with a later version), and so are those of
+            `MAY_DIFFER`.
 
     Raises:
         ConfigError: they differ; the message names the ids.
@@ -278,7 +279,8 @@ def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(config))
     known = {name for name in before if name in now and name not in MAY_DIFFER}
     simple_first = sorted(known, key=lambda name: (isinstance(before[name], dict), name))
-    found = [one for name in simple_first for one in _differences(name, before[name], now[name])]
+    shipped = json.loads((bundle_folder() / "configs" / "train.json").read_text(encoding="utf-8"))
+    found = [one for name in simple_first for one in _differences(name, before[name], now[name], shipped.get(name))]
     if found:
         raise ConfigError(
             f"{kept}: the run began with another configuration: {shorten(found, 5)}. Resume with the same one, or "
@@ -286,11 +288,16 @@ def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _differences(name: str, before: Any, now: Any) -> list[str]:
+def _differences(name: str, before: Any, now: Any, shipped: Any) -> list[str]:
     """`id: value then, value now` of all that differs below an id."""
     if isinstance(before, dict) and isinstance(now, dict):
-        names = [*before, *(key for key in now if key not in before)]
-        return [one for key in names for one in _differences(f"{name}{SEPARATOR}{key}", before.get(key), now.get(key))]
+        usual = shipped if isinstance(shipped, dict) else {}
+        later = [key for key in now if key not in before and not (key in usual and now[key] == usual[key])]
+        return [
+            one
+            for key in [*before, *later]
+            for one in _differences(f"{name}{SEPARATOR}{key}", before.get(key), now.get(key), usual.get(key))
+        ]
     then, present = ("{...}" if isinstance(value, dict) else json.dumps(value) for value in (before, now))
     return [] if before == now else [f"{name} was {then}, is {present}"]
 

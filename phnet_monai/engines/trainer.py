@@ -148,12 +148,15 @@ class SemiSupervisedTrainer(Trainer):
         """Train up to `max_epochs`, from the state's own epoch and iteration.
 
         Raises:
-            ValueError: it has done so already: Ignite would begin anew, with weights, teacher and schedule of the end.
+            ValueError: it has done so already (Ignite would begin anew, with weights, teacher and schedule of the end),
+                or was cut short in its last epoch (Ignite would do nothing).
         """
-        if self.state.iteration and self.state.epoch >= (self.state.max_epochs or 0):
-            raise ValueError(
-                f"this trainer has done its {self.state.max_epochs} epochs; build a new one, or raise state.max_epochs"
-            )
+        epochs, steps = self.state.max_epochs or 0, self.state.epoch_length or 0
+        if self.state.iteration and self.state.epoch >= epochs:
+            done = self.state.iteration >= epochs * steps
+            how = f"done its {epochs} epochs" if done else f"ended early, at iteration {self.state.iteration}"
+            more = "raise state.max_epochs" if done else "resume from its checkpoint"
+            raise ValueError(f"this trainer has {how}; build a new one, or {more}")
         if self.shard.world > 1:
             self.together = StudentTogether(self.network, self.state.device)
         try:

@@ -152,7 +152,8 @@ def _images(check: str | Path | None) -> list[Path] | None:
     if check is None:
         return None
     path = Path(check)
-    names = [path] if path.is_file() else sorted(path / scan for scan in find_scans(path).scans)
+    sources = find_scans(path)
+    names = sorted(sources.folder / scan for scan in sources.scans)
     found = [name for name in names if path.is_file() or name.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         raise FileNotFoundError(

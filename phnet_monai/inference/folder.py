@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +122,6 @@ def infer_folder(
         means = {"device": str(predictor.device), "batch_size": predictor.batch_size, "processes": shard.world}
         run = _Run(jobs, out, told, source=None if anonymize else str(input), means=means, quiet=quiet)
         run.unreadable = unreadable
-        run.other_names = lambda: plan_jobs(sources, kinds, anonymize=not anonymize)
         with _owned(out) if shard.first else nullcontext():
             prepared = run.prepare(overwrite=overwrite, limit=limit) if shard.first else None
             to_do, run.before = shard.broadcast(prepared)
@@ -169,7 +168,6 @@ class _Run:
     Attributes:
         before: of each job that is not finished already, which record file was there (by inode and time) or None: one
             that is there later and is another was made by this run.
-        other_names: the same scans by their hashes, where they go by their names now, and the other way round.
     """
 
     def __init__(
@@ -185,7 +183,6 @@ class _Run:
         self.jobs, self.out, self.told, self.quiet = jobs, out, told, quiet
         self.source, self.means = source, means
         self.before: dict[str, _File] = {}
-        self.other_names: Callable[[], list[Job]] = list
         self.failed: dict[str, str] = {}
         self.passed_over: dict[str, str] = {}
         self.failed_before: set[str] = set()
@@ -207,15 +204,19 @@ class _Run:
         drop_other_settings(self.out, self.jobs, earlier)
         if overwrite:
             to_do = list(self.jobs)
-            if any((record["origin"] == "") != self.told["anonymize"] for record in earlier.values()):
-                for job in self.other_names():
-                    discard(self.out, job.record_file(self.out))
+            for path, record in earlier.items():  # names beside hashes would tell which is which
+                if (record["origin"] == "") != self.told["anonymize"]:
+                    discard(self.out, path)
             for name in WHOLE_FILES:  # they tell of results that will be gone
                 (self.out / name).unlink(missing_ok=True)
         else:
             found = (_unfinished(self.out, job, earlier.get(job.record_file(self.out))) for job in self.jobs)
             to_do = [job for job in found if job is not None]
-        # what failed in the last run comes last, or a limit might never get past it
+        for job in to_do:
+            for path in job.replaces:
+                if stale(self.out, earlier[path], job.path):
+                    discard(self.out, path)
+        # what gave no result when it was last tried comes last, or a limit might never get past it
         to_do.sort(key=lambda job: job.name in self.failed_before)
         self.write_run_file(FolderResult(self.out, pending=len(self.jobs)), finished=False)
         return to_do[:limit], {job.name: _file(job.record_file(self.out)) for job in to_do}
@@ -376,7 +377,8 @@ def preview(
     if not overwrite:
         check_same_settings(out, {**(settings or {}), "anonymize": anonymize})
         check_same_input(out, jobs, earlier)
-    for job in jobs:
+    failed_before = _failed_names(out)
+    for job in sorted(jobs, key=lambda job: job.name in failed_before):
         record = None if overwrite else read_record(job.record_file(out))
         told = None if record is None else settings_digest(last) if last is not None else record["settings"]
         if told is not None and finished_record(out, replace(job, settings=told)) is not None:
@@ -440,10 +442,10 @@ def check_own_files(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str
 
 
 def _failed_names(out: Path) -> set[str]:
-    """The scans that failed when they were last tried, by run.json."""
+    """The scans that failed, or held no image, when they were last tried, by run.json."""
     try:
         run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-        failed = {file["image"] for file in run["files"] if file["status"] == FAILED}
+        failed = {file["image"] for file in run["files"] if file["status"] in (FAILED, PASSED_OVER)}
         return failed | set(run.get("failed_earlier", ()))
     except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -164,14 +164,15 @@ class Pipeline:
             else:
                 error = opened.error if isinstance(opened, _Open) else opened
                 assert error is not None
-                discard(self.out, job.record_file(self.out))  # of a file that can no longer be segmented
+                for earlier in (job.record_file(self.out), *job.replaces):  # of a file that cannot be segmented now
+                    self._discard(earlier)
                 status = PASSED_OVER if isinstance(error, NoImageError) else FAILED
                 yield job, {"image": job.name, "status": status, "reason": reason_of(error, job)}
 
     def _finish(self, opened: _Open, index: int, answer: np.ndarray | Exception) -> None:
         """In a writer's thread: all of one frame; with the last one, the scan's files and its record."""
-        self._begin(opened)
         try:
+            self._begin(opened)
             if isinstance(answer, Exception):
                 raise answer
             if opened.error is None:
@@ -198,6 +199,14 @@ class Pipeline:
             if not opened.begun:
                 opened.begun = True
                 discard(self.out, opened.job.record_file(self.out))
+
+    def _discard(self, record_file: Path) -> None:
+        """`records.discard`; results that may not be removed are no reason to stop, a full or read-only disk is."""
+        try:
+            discard(self.out, record_file)
+        except OSError as error:
+            self.full = disk_error(error)
+            self._check_disk()
 
     def _failed(self, opened: _Open, error: Exception) -> None:
         opened.error = opened.error or error

@@ -105,7 +105,7 @@ def write_run_file(
     Args:
         source: the input as given; None leaves it out (it may hold a name).
         finished: False while the run goes on, and if it was cut short.
-        failed_earlier: scans that failed when they were last tried, which was not in this run.
+        failed_earlier: scans that failed, or held no image, when they were last tried, which was not in this run.
     """
     content = {
         "input": source,

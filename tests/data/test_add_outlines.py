@@ -195,6 +195,71 @@ def test_the_datalist_itself_is_never_replaced(datalist: Path, tmp_path: Path) -
     add_outlines(datalist, made, tmp_path / "new", overwrite=True, progress=False)
 
 
+def named(folder: Path, entries: list[Entry], names: list[str]) -> Path:
+    proposals = [
+        Proposal(Path(entry["image"]), PurePath(name), read_mask(truth(entry)))
+        for entry, name in zip(entries, names, strict=True)
+    ]
+    export_proposals(folder, proposals, "labelme")
+    return folder
+
+
+def masks_of(path: Path) -> dict[str, np.ndarray]:
+    return {entry["case_id"]: read_mask(entry["label"]) for entry in load_datalist(path)["labeled"]}
+
+
+@pytest.mark.filterwarnings("ignore:.*have the outlines that the model proposed")
+def test_masks_that_a_datalist_names_are_never_replaced(datalist: Path, tmp_path: Path) -> None:
+    """Images of two rounds have copies of one name, and the third round goes where the first one was."""
+    images = load_datalist(datalist)["unlabeled"]
+    first = add_outlines(datalist, named(tmp_path / "1", images[:1], ["x.png"]), tmp_path / "a", progress=False)
+    second = add_outlines(first, named(tmp_path / "2", images[1:2], ["y.png"]), tmp_path / "b", progress=False)
+    third = add_outlines(
+        second, named(tmp_path / "3", images[2:3], ["x.png"]), first.parent, overwrite=True, progress=False
+    )
+    found = masks_of(third)
+    for entry in images[:3]:
+        drawn, true = found[entry["case_id"]], read_mask(truth(entry))
+        assert drawn.shape == true.shape
+        assert (drawn & true).sum() / (drawn | true).sum() > 0.9
+    # the older list lies beside the one that is replaced, and its image gets another outline
+    older = second.with_name("older.json")
+    shutil.copy(second, older)
+    before = masks_of(older)
+    made = masks_folder(tmp_path / "4", images[1:2], np.zeros_like)
+    (made / "masks" / "0_mask.png").rename(made / "masks" / "y.png")
+    (made / "images" / "0.png").rename(made / "images" / "y.png")
+    add_outlines(older, made, second.parent, overwrite=True, progress=False)
+    assert all(np.array_equal(mask, before[case]) for case, mask in masks_of(older).items())
+
+
+@pytest.mark.filterwarnings("ignore:.*have the outlines that the model proposed")
+def test_files_in_labels_that_no_datalist_names_are_kept(datalist: Path, tmp_path: Path) -> None:
+    entry = load_datalist(datalist)["unlabeled"][0]
+    own = tmp_path / "out" / "labels" / "x.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"drawn by hand")
+    path = add_outlines(datalist, named(tmp_path / "1", [entry], ["x.png"]), tmp_path / "out", progress=False)
+    assert own.read_bytes() == b"drawn by hand"
+    assert Path(load_datalist(path)["labeled"][-1]["label"]).name == "x (2).png"
+    again = add_outlines(datalist, tmp_path / "1", tmp_path / "out", overwrite=True, progress=False)
+    assert Path(load_datalist(again)["labeled"][-1]["label"]).name == "x (2).png"  # of the list that was replaced
+    assert sorted(file.name for file in own.parent.iterdir()) == ["x (2).png", "x.png"]
+
+
+def test_a_leak_of_the_old_datalist_is_not_hidden(datalist: Path, tmp_path: Path) -> None:
+    """The new datalist records its images as compared; one that was written by hand has not been."""
+    parts = load_datalist(datalist)
+    twin = near_copy(parts["labeled"][0], tmp_path / "twin")
+    parts["test"].append({"image": str(twin / "images" / "copy.png"), "label": str(twin / "masks" / "copy.png")})
+    by_hand = tmp_path / "by_hand.json"
+    by_hand.write_text(json.dumps(parts), encoding="utf-8")
+    made = masks_folder(tmp_path / "made", parts["unlabeled"][:1])
+    with pytest.raises(LeakError, match="near-duplicates"):
+        add_outlines(by_hand, made, tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_command(datalist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = load_datalist(datalist)["unlabeled"][:2]
     made = outline(tmp_path / "made", chosen)

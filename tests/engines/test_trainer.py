@@ -506,6 +506,18 @@ def test_a_second_run_of_a_finished_trainer_is_refused(tiny):
     assert run.recorder.epochs[-1] == 4
 
 
+def test_a_second_run_of_a_trainer_that_was_cut_short_is_refused(tiny):
+    def spoil(engine):
+        if engine.state.iteration == 3 * STEPS - 1:
+            raise RuntimeError("cut")
+
+    run = tiny.build(handlers=(On(Events.ITERATION_COMPLETED, spoil),))
+    with pytest.raises(RuntimeError, match="cut"):
+        run.trainer.run()
+    with pytest.raises(ValueError, match=f"ended early, at iteration {3 * STEPS - 1}; .* resume from its checkpoint"):
+        run.trainer.run()
+
+
 def test_too_many_skipped_steps_end_the_run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("phnet_monai.engines.trainer.SKIPS_IN_A_ROW", 3)
     run = tiny.build(

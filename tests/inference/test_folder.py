@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -489,6 +490,53 @@ def test_an_earlier_name_goes_although_a_run_was_cut_short(
     assert "masks/sub/c.png" not in tree(out)
 
 
+def test_an_earlier_name_goes_although_the_image_fails_now(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    (source / "a.png").write_bytes(b"broken")
+    save(source / "a.bmp", corner_image(60, 60))  # from now on both keep their endings
+    result = infer_folder(source, out, predictor, quiet=True)
+    assert [entry.image for entry in result.with_status("failed")] == ["a.png"]
+    assert "records/a.json" not in tree(out)
+    assert "a.png" not in (out / "lesions.csv").read_text()
+
+
+@pytest.mark.parametrize("change", ["another image of that name", "part of the input", "another content"])
+def test_names_and_hashes_are_never_side_by_side(
+    source: Path, tmp_path: Path, predictor: Predictor, change: str
+) -> None:
+    out = tmp_path / "o"
+    for anonymize in (True, False):
+        infer_folder(source, out, predictor, anonymize=not anonymize, overwrite=True, quiet=True)
+        if change == "another image of that name":
+            save(source / f"a.{'bmp' if anonymize else 'tif'}", corner_image(60, 60 + anonymize))
+        elif change == "another content":
+            save(source / "a.png", corner_image(70, 60 + anonymize))
+        part = source / "sub" if change == "part of the input" else source
+        infer_folder(part, out, predictor, anonymize=anonymize, overwrite=True, quiet=True)
+        stems = {Path(name).name.split(".")[0] for name in tree(out) if "/" in name}
+        assert all((len(stem) == 16) is anonymize for stem in stems), stems
+
+
+def test_results_that_cannot_be_removed_fail_alone(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    (out / "records" / "a.json").mkdir(parents=True)
+    result = infer_folder(source, out, predictor, quiet=True)
+    assert [entry.image for entry in result.with_status("failed")] == ["a.png"]
+    assert result.counts["done"] == 3
+
+
+def test_a_disk_that_becomes_read_only_ends_the_run(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(pipeline, "discard", refused)
+    with pytest.raises(OSError, match="Read-only file system"):
+        infer_folder(source, tmp_path / "o", predictor, quiet=True)
+
+
 def test_a_link_to_an_image_is_an_image_of_its_own(source: Path, tmp_path: Path, predictor: Predictor) -> None:
     (source / "zlink.png").symlink_to("a.png")
     infer_folder(source, tmp_path / "o", predictor, quiet=True)
@@ -537,6 +585,8 @@ def test_images_that_fail_do_not_keep_a_limit_from_the_others(
     counts = [infer_folder(source, tmp_path / "o", predictor, limit=2, quiet=True).counts for _ in range(3)]
     assert [count["done"] + count["skipped"] for count in counts] == [0, 2, 4]
     assert record(tmp_path / "o")["failed_earlier"] == ["0.png", "1.png"]
+    lines = preview(source, tmp_path / "o", kinds=["masks"], limit=1)
+    assert [line.split(":")[0] for line in lines] == ["finished"] * 4 + ["to do", "later"]
 
 
 def test_equal_settings_are_equal_as_int_and_float(source: Path, tmp_path: Path, predictor: Predictor) -> None:

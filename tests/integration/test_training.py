@@ -229,6 +229,19 @@ def test_resume_refuses_another_configuration(
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
+def test_a_run_of_a_version_that_lacked_an_option_goes_on(trained: Path, datalist: Path, tmp_path: Path) -> None:
+    for name in ("last.pt", "best.pt", "config.json"):
+        shutil.copy(trained / name, tmp_path)
+    kept = tmp_path / "config.json"
+    config = json.loads(kept.read_text(encoding="utf-8"))
+    del config["train"]["trainer"]["unlabeled_loss"]
+    kept.write_text(json.dumps(config), encoding="utf-8")
+    other = {"train#trainer#unlabeled_loss": "ce_dice"}
+    with pytest.raises(ConfigError, match='train#trainer#unlabeled_loss was null, is "ce_dice"'):
+        train_run(datalist, tmp_path, profile="smoke", resume=True, overrides=other)
+    assert train_run(datalist, tmp_path, profile="smoke", resume=True)["last"]["epoch"] == 2
+
+
 def test_a_checkpoint_beside_which_no_config_lies_is_looked_at_itself(
     trained: Path, datalist: Path, tmp_path: Path
 ) -> None:
