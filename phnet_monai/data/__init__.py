@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phnet_monai.data.add_outlines import add_outlines
+from phnet_monai.data.added_outlines import add_outlines
 from phnet_monai.data.audit_dataset import audit
 from phnet_monai.data.audit_listing import find_layout
 from phnet_monai.data.audit_report import CHECKS, Audit, Finding, audit_text

@@ -27,6 +27,7 @@ LEAVES = [
     ["prepare", "busi"],
     ["prepare", "busbra"],
     ["prepare", "folder"],
+    ["prepare", "add"],
 ]
 HEAVY = ("torch", "monai", "scipy", "skimage", "numpy", "PIL")
 
@@ -239,9 +240,9 @@ def test_demo(calls: Calls, tmp_path: Path) -> None:
         (["train", "{list}", "o", "--resume", "--init", "{list}"], "exclude each other"),
         (["train", "{list}", "o", "--profile", "papr"], "did you mean paper"),
         (["train", "{list}", "o", "--sead", "1"], "did you mean --seed"),
-        (["evaluate", "nope.pt", "{list}", "o"], "nope.pt: no such checkpoint"),
-        (["evaluate", "{list},nope.pt", "{list}", "o"], "nope.pt: no such checkpoint"),
-        (["evaluate", "{list}", "nope.pt", "{list}", "o"], "nope.pt: no such checkpoint"),
+        (["evaluate", "nope.pt", "{list}", "o"], "nope.pt: no such model"),
+        (["evaluate", "{list},nope.pt", "{list}", "o"], "nope.pt: no such model"),
+        (["evaluate", "{list}", "nope.pt", "{list}", "o"], "nope.pt: no such model"),
         (["evaluate", "{list}", "nope", "o"], "nope: no such datalist"),
         (["evaluate", "{list}", "{list}", "o", "--batch-size", "0"], "at least 1"),
         (["evaluate", "{list}", "{list}", "o", "--part", "tests"], "did you mean test"),

@@ -169,10 +169,11 @@ def test_a_native_row_starts_from_its_own_native_start(plan: MakePlan) -> None:
 
 
 def test_a_native_row_shares_the_start_where_its_authors_set_nothing_else_for_it(plan: MakePlan) -> None:
-    tasks = plan("phnet", "cps:native", "u2pl:native", "ps_mt:native", "bcp:native")
+    tasks = plan("phnet", "cps:native", "u2pl:native", "ps_mt:native", "ra_ugmt:native", "bcp:native")
     for row in ("cps_native", "u2pl_native", "ps_mt_native"):
         assert start_of(tasks, f"{row}__{SPLIT}") == f"warm_start__{SPLIT}"
-    assert start_of(tasks, f"bcp_native__{SPLIT}") == f"bcp_warm_start__{SPLIT}"
+    assert start_of(tasks, f"ra_ugmt_native__{SPLIT}") == f"ra_ugmt_warm_start__{SPLIT}"
+    assert start_of(tasks, f"bcp_native__{SPLIT}") == f"bcp_warm_start_native__{SPLIT}"  # a rate of its own
 
 
 @pytest.mark.parametrize("method", ["u2pl", "ps_mt", "mean_teacher"])

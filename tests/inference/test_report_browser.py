@@ -101,7 +101,7 @@ def opened(browser: Any, page: Path) -> Iterator[Any]:
     assert browser.get_log("browser") == []
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [event["params"]["request"]["url"] for event in asked if event["method"] == "Network.requestWillBeSent"]
-    assert [url for url in urls if not url.startswith(("file://", "data:"))] == []
+    assert [url for url in urls if not url.startswith(("file://", "data:", "chrome://"))] == []
     assert sum(url.startswith("file://") for url in urls) == 1
 
 

@@ -86,7 +86,10 @@ METHODS = {
         overrides=(("apa#threshold", 0.5),),
     ),
     "phnet_plus": Expect(
-        {"labeled", SEMI, "contrast"}, saved={"ema", "hpc"}, projector=True, overrides=(("apa#threshold", 0.5),)
+        {"labeled", SEMI, "contrast"},
+        saved={"ema", "hpc"},
+        projector=True,
+        overrides=(("apa#threshold", 0.5), ("rate", 1e-3)),  # both classes from the first semi-supervised step on
     ),
     "phnet_plus_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
     "phnet_release": Expect({"labeled", SEMI, "contrast"}, projector=True, overrides=(("apa#threshold", 0.5),)),
