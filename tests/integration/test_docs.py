@@ -223,11 +223,17 @@ def reader(
         "bundles/breast_ultrasound_phnet_segmentation": lambda target: shutil.copytree(ROOT / "bundle", target),
         "bundle": lambda target: shutil.copytree(ROOT / "bundle", target),
         "docs/results/busi_2/starts": lambda target: target.mkdir(parents=True),
+        "docs/results/plus_choice/matrix.json": kept_matrix,
     }
     monkeypatch.setenv("BUNDLE", str(ROOT / "bundle"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # `python -m phnet_monai` looks for modules in the current folder
     return Reader(tmp_path, names, monkeypatch, capsys)
+
+
+def kept_matrix(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "docs" / "results" / "plus_choice" / "matrix.json", target)
 
 
 def as_busi(phantoms: Path, target: Path) -> None:
