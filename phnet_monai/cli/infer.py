@@ -136,8 +136,11 @@ def model_files(entries: list[str] | None) -> list[str]:
     """
     from pathlib import Path
 
-    given = ["default"] if entries is None else entries
-    parts = [part for entry in given for part in ([entry] if Path(entry).exists() else entry.split(","))]
+    if entries is None:
+        from phnet_monai.inference.models import default_model
+
+        return [str(default_model())]
+    parts = [part for entry in entries for part in ([entry] if Path(entry).exists() else entry.split(","))]
     files = [shipped_or_given(part) for part in parts]
     for file in files:
         if not Path(file).exists():

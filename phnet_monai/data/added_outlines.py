@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from phnet_monai.data.datalist import (
-    DETAIL_FREE,
+    ADDED,
+    ENTRY_KEYS,
     LABEL_FOLDER,
     check_target,
     datalist_path,
@@ -21,14 +22,10 @@ from phnet_monai.data.datalist import (
     write_datalist,
 )
 from phnet_monai.data.folder import read_folder
-from phnet_monai.data.leaks import LeakError, check_leaks, find_leaks, why_allowed
-from phnet_monai.data.prepare import check_files, group_records, place_drawn
+from phnet_monai.data.leaks import LeakError, check_leaks, digest_of_file, why_allowed
+from phnet_monai.data.prepare import check_files, group_records, leaks_of_records, place_drawn
 from phnet_monai.data.records import Record, shorten
 from phnet_monai.data.splits import PARTS, SIDES
-from phnet_monai.files import sha256_of
-
-ADDED = "added"
-"""Key of `meta`: how many outlines were added, for each time that some were."""
 
 Parts = dict[str, list[Record]]
 
@@ -113,7 +110,7 @@ def _record(entry: Mapping[str, str]) -> Record:
         case_id=entry["case_id"],
         group_id=entry["group_id"],
         class_name=entry.get("class"),
-        details={key: value for key, value in entry.items() if key not in DETAIL_FREE},
+        details={key: value for key, value in entry.items() if key not in ENTRY_KEYS},
     )
 
 
@@ -122,11 +119,11 @@ def _match(found: Sequence[Record], parts: Parts, folder: str | PathLike[str]) -
     places: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for part, records in parts.items():
         for index, record in enumerate(records):
-            places[sha256_of(record.image)].append((part, index))
+            places[digest_of_file(record.image)].append((part, index))
     matched, seen = _Matched({}, []), dict[str, Record]()
     twice, held_out = [], []
     for record in found:
-        content = sha256_of(record.image)
+        content = digest_of_file(record.image)
         if content in seen:
             twice.append(f"{seen[content].image.name} and {record.image.name}")
         seen[content] = record
@@ -176,12 +173,8 @@ def _grouped(
     grouped: Parts = {part: [] for part in PARTS}
     for (part, _), record in zip(flat, group_records([record for _, record in flat], progress=progress), strict=True):
         grouped[part].append(record)
-    entries = {
-        part: [{"image": str(record.image), "group_id": str(record.group_id)} for record in records]
-        for part, records in grouped.items()
-    }
     names = {str(record.image) for record in new}
-    leaks = [leak for leak in find_leaks(entries) if names & {image for _, image in leak.members}]
+    leaks = [leak for leak in leaks_of_records(grouped) if names & {image for _, image in leak.members}]
     if leaks:
         said = f"{folder}: {len(leaks)} of its scans are held out: {shorten([leak.text for leak in leaks], 3)}."
         if why_allowed(meta) is None:

@@ -29,6 +29,8 @@ FORMAT_VERSION = 1
 LABEL_FOLDER = "labels"
 GROUPS = "groups_sha256"
 """Key of `meta`: digest of which image is in which group."""
+ADDED = "added"
+"""Key of `meta`: how many outlines were added later, for each time that some were."""
 
 
 def write_datalist(
@@ -194,14 +196,14 @@ def summary(path: str | PathLike[str]) -> str:
     head += f"labeled {meta.get('labeled', '?')}, seed {meta.get('seed', '?')}"
     if meta.get("folds") is not None:
         head += f", fold {meta['fold']} of {meta['folds']}"
-    for counts in meta.get("added", []):
+    for counts in meta.get(ADDED, []):
         kinds = ("from_unlabeled", "of unlabeled images"), ("replaced", "anew"), ("new_images", "of further images")
         head += "\noutlines added: " + ", ".join(f"{counts[key]} {kind}" for key, kind in kinds if counts.get(key))
     return "\n".join([head, *lines])
 
 
 _PATH_KEYS = ("image", "label", "hidden_label")
-DETAIL_FREE = (*_PATH_KEYS, "case_id", "group_id", "class")
+ENTRY_KEYS = (*_PATH_KEYS, "case_id", "group_id", "class")
 """Keys of an entry with a meaning of their own; all others are details of the data set."""
 
 
@@ -289,7 +291,7 @@ def _check_content(file: Path, content: Any) -> None:
         for number, entry in enumerate(content[part]):
             if not isinstance(entry, dict) or not needed <= entry.keys():
                 raise ValueError(f"{file}: entry {number} of {part} lacks {' or '.join(sorted(needed))}: {entry!r}.")
-            if not all(isinstance(entry.get(key, ""), str) for key in DETAIL_FREE):
+            if not all(isinstance(entry.get(key, ""), str) for key in ENTRY_KEYS):
                 raise ValueError(f"{file}: entry {number} of {part} has a path or a name that is no text: {entry!r}.")
             entry.setdefault("case_id", entry["image"])
             entry.setdefault("group_id", entry["case_id"])

@@ -115,7 +115,7 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
     parts, recorded = load_datalist(file), recorded_digests(file, meta)
     images = {entry["image"] for listed in parts.values() for entry in listed}
     # a file that was replaced since is no longer the one that `phnet prepare` compared with the others
-    digests = {path: now for path in images & recorded.keys() if (now := _digest(path)) == recorded[path]}
+    digests = {path: now for path in images & recorded.keys() if (now := digest_of_file(path)) == recorded[path]}
     reason = "--allow-leak" if allow else why_allowed(meta)
     leaks = find_leaks(parts, digests)
     entries = tuple((part, entry["image"]) for part, listed in parts.items() for entry in listed)
@@ -193,14 +193,16 @@ def _digests(files: Sequence[tuple[str, str]], known: Mapping[str, str]) -> dict
     for side, path in files:
         sides[sizes[path]].add(side)
     return {
-        path: known.get(path) or _digest(path) for path, size in sizes.items() if path in known or len(sides[size]) > 1
+        path: known.get(path) or digest_of_file(path)
+        for path, size in sizes.items()
+        if path in known or len(sides[size]) > 1
     }
 
 
-def _digest(path: str) -> str:
+def digest_of_file(path: str | PathLike[str]) -> str:
     """SHA-256 of a file, computed once while it stays as it is: a command and the config that it runs both look."""
     found = os.stat(path)
-    return _digest_of_state(path, found.st_size, found.st_mtime_ns)
+    return _digest_of_state(os.fspath(path), found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=200_000)

@@ -18,7 +18,7 @@ from phnet_monai.data.busi import read_busi
 from phnet_monai.data.datalist import LABEL_FOLDER, check_target, named_masks, write_datalist
 from phnet_monai.data.decode import DecodeError, read_image, read_mask
 from phnet_monai.data.folder import read_folder
-from phnet_monai.data.leaks import ALLOWED, find_leaks, same_files
+from phnet_monai.data.leaks import ALLOWED, Leak, find_leaks, same_files
 from phnet_monai.data.near_duplicates import near_duplicate_groups
 from phnet_monai.data.records import Record
 from phnet_monai.data.splits import check_split_arguments, make_splits
@@ -231,13 +231,19 @@ def place_drawn(
     return {part: [placed(record) for record in records] for part, records in parts.items()}
 
 
+def leaks_of_records(parts: Mapping[str, Sequence[Record]]) -> list[Leak]:
+    """`find_leaks` of records that are no datalist yet."""
+    return find_leaks(
+        {
+            part: [{"image": str(record.image), "group_id": str(record.group_id)} for record in records]
+            for part, records in parts.items()
+        }
+    )
+
+
 def _warn_of_leaks(parts: Mapping[str, Sequence[Record]]) -> None:
     """Say how many test and validation images share a scan with another side; only the protocol `paper` lets them."""
-    entries = {
-        part: [{"image": str(record.image), "group_id": str(record.group_id)} for record in records]
-        for part, records in parts.items()
-    }
-    members = {member for leak in find_leaks(entries) for member in leak.members}
+    members = {member for leak in leaks_of_records(parts) for member in leak.members}
     held_out = [image for part, image in members if part in ("validation", "test")]
     if held_out:
         total = len(parts["validation"]) + len(parts["test"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ignite.engine import Engine
 
-from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step
+from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step, View
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
 from phnet_monai.transforms.strong_view import StrongView
 
@@ -44,6 +44,10 @@ class PhotometricView:
         step: Step = engine.state.step
         for name in self.views:
             if name in step.views:
-                view = step.views[name]
-                image = self.strong_view(view.image, view.valid, engine.generator)
-                step.views[name] = replace(view, image=image.contiguous(memory_format=engine.format))
+                step.views[name] = photometric(step.views[name], self.strong_view, engine)
+
+
+def photometric(view: View, strong_view: StrongView, engine: SemiSupervisedTrainer) -> View:
+    """The view with its image changed."""
+    image = strong_view(view.image, view.valid, engine.generator)
+    return replace(view, image=image.contiguous(memory_format=engine.format))

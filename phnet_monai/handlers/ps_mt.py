@@ -17,6 +17,7 @@ from phnet_monai.engines.step import LABELED, UNLABELED, SemiSupervisedEvents, S
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
 from phnet_monai.handlers.ema import BatchNormMode, EMATeacher
 from phnet_monai.handlers.mixing import log_pseudo_labels
+from phnet_monai.handlers.photometric_view import photometric
 from phnet_monai.losses import masked_cross_entropy
 from phnet_monai.networks.ensemble import Ensemble
 from phnet_monai.networks.phnet import PHNet
@@ -141,9 +142,9 @@ class PSMT:
 
     Target: the two teachers' mean logits on the weak images. The student's images, labeled ones too, get a strong
     photometric view; then unlabeled images, targets and valid areas are mixed by one box with the next image of the
-    batch. `unlabeled` is the
-    confidence-weighted cross-entropy of the pixels whose target is sure enough, in place of the trainer's term. The
-    student decodes features moved by `eps` along the direction that hurts the teachers' decoders most.
+    batch. `unlabeled` is the confidence-weighted cross-entropy of the pixels whose target is sure enough, in place of
+    the trainer's term. The student decodes features moved by `eps` along the direction that hurts the teachers'
+    decoders most.
 
     Needs `AlternatingTeachers`. In labeled-only epochs the student's images are strong views, too, and that is all.
 
@@ -192,9 +193,7 @@ class PSMT:
 
     def prepare(self, engine: SemiSupervisedTrainer) -> None:
         step: Step = engine.state.step
-        labeled = step.views[LABELED]
-        strong = self.strong_view(labeled.image, labeled.valid, engine.generator)
-        step.views[LABELED] = replace(labeled, image=strong.contiguous(memory_format=engine.format))
+        step.views[LABELED] = photometric(step.views[LABELED], self.strong_view, engine)
         if UNLABELED not in step.views or step.teacher_probs is None:
             return
         view = self._mixed(step.views[UNLABELED], step.teacher_probs, engine)

@@ -122,10 +122,12 @@ def find_scans(source: str | Path) -> Sources:
     unreadable = _closed_on_the_way(source, folder)
     for match in glob.iglob(str(source), recursive=True):
         path = Path(match)
-        way = _between(folder, path)
-        if any(above.is_symlink() or _holds_results(above) for above in way) or path.relative_to(folder) in unreadable:
+        if any(above.is_symlink() or _holds_results(above) for above in _between(folder, path)):
             continue
         if path.is_dir():
+            if reason := _refusal(path):
+                unreadable[path.relative_to(folder)] = reason
+                continue
             scans, closed = _search(path)
             found.update(path / scan for scan in scans)
             unreadable |= {(path / place).relative_to(folder): reason for place, reason in closed.items()}
@@ -135,13 +137,13 @@ def find_scans(source: str | Path) -> Sources:
 
 
 def _closed_on_the_way(pattern: Path, folder: Path) -> dict[Path, str]:
-    """Folders that the pattern or a part of it matches and that may not be looked into; `glob` passes over them."""
+    """Folders that a beginning of the pattern matches and that may not be looked into; `glob` passes over them."""
     closed = {}
     parts = pattern.relative_to(folder).parts
-    for count in range(1, len(parts) + 1):
-        for match in glob.iglob(str(folder.joinpath(*parts[:count])), recursive=True):
+    for count in range(1, len(parts)):
+        for match in glob.iglob(f"{folder.joinpath(*parts[:count])}{os.sep}", recursive=True):  # folders alone
             path = Path(match)
-            if path.is_dir() and not path.is_symlink() and (reason := _refusal(path)):
+            if not path.is_symlink() and (reason := _refusal(path)):
                 closed[path.relative_to(folder)] = reason
     return closed
 
@@ -151,8 +153,12 @@ def _refusal(folder: Path) -> str | None:
     try:
         os.scandir(folder).close()
     except OSError as error:
-        return f"the folder cannot be read ({error.strerror})"
+        return _told(error)
     return None
+
+
+def _told(error: OSError) -> str:
+    return f"the folder cannot be read ({error.strerror})"
 
 
 def _holds_results(folder: Path) -> bool:
@@ -185,13 +191,12 @@ def _search(folder: Path) -> tuple[list[Path], dict[Path, str]]:
         place = Path(error.filename)
         if place == folder:
             raise error
-        unreadable[place.relative_to(folder)] = f"the folder cannot be read ({error.strerror})"
+        unreadable[place.relative_to(folder)] = _told(error)
 
     for place, subfolders, names in os.walk(folder, onerror=note):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if "run.json" in names and "records" in subfolders:  # `phnet infer IMAGE .` leaves its results beside the image
-            subfolders[:] = [name for name in subfolders if name not in RESULT_FOLDERS]
         here = Path(place)
+        # `phnet infer IMAGE .` leaves its results beside the image
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and not _holds_results(here / n))
         scans = (here / n for n in names if not n.startswith(".") and _readable(here / n) and is_scan(here / n))
         found += [scan.relative_to(folder) for scan in scans]
     return sorted(found), unreadable

@@ -9,10 +9,8 @@ be read or segmented is reported and does not stop the others.
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -25,7 +23,18 @@ from phnet_monai import __version__
 from phnet_monai.data.scan import is_dicom
 from phnet_monai.distributed import current_shard
 from phnet_monai.files import digest, locked, remove_partial_files
-from phnet_monai.inference.files import RESULT_ENDINGS, RESULT_FOLDERS, Sources, check_paths, find_scans
+from phnet_monai.inference.earlier import (
+    check_own_files,
+    check_same_input,
+    check_same_records,
+    check_same_settings,
+    drop_other_settings,
+    failed_names,
+    last_settings,
+    unfinished,
+    with_earlier_names,
+)
+from phnet_monai.inference.files import RESULT_FOLDERS, Sources, check_paths, find_scans
 from phnet_monai.inference.frames import FrameSettings
 from phnet_monai.inference.naming import plan_jobs
 from phnet_monai.inference.pipeline import Pipeline
@@ -33,11 +42,9 @@ from phnet_monai.inference.records import (
     DONE,
     FAILED,
     PASSED_OVER,
-    RECORDS,
     SKIPPED,
     Job,
     discard,
-    finished_record,
     fits,
     known_records,
     read_record,
@@ -45,7 +52,6 @@ from phnet_monai.inference.records import (
 )
 from phnet_monai.inference.report import REPORT_FILE
 from phnet_monai.inference.summary import (
-    RUN_FILE,
     WHOLE_FILES,
     FileRecord,
     FolderResult,
@@ -199,7 +205,7 @@ class _Run:
             check_same_settings(self.out, self.told)
             check_same_records(self.out, self.jobs, earlier)
             check_same_input(self.out, self.jobs, earlier)
-        self.failed_before = _failed_names(self.out)
+        self.failed_before = failed_names(self.out)
         self.jobs = with_earlier_names(self.out, self.jobs, earlier)
         drop_other_settings(self.out, self.jobs, earlier)
         if overwrite:
@@ -210,7 +216,7 @@ class _Run:
             for name in WHOLE_FILES:  # they tell of results that will be gone
                 (self.out / name).unlink(missing_ok=True)
         else:
-            found = (_unfinished(self.out, job, earlier.get(job.record_file(self.out))) for job in self.jobs)
+            found = (unfinished(self.out, job, earlier.get(job.record_file(self.out))) for job in self.jobs)
             to_do = [job for job in found if job is not None]
         for job in to_do:
             for path in job.replaces:
@@ -296,21 +302,6 @@ class _Run:
         )
 
 
-def _unfinished(out: Path, job: Job, record: dict[str, Any] | None) -> Job | None:
-    """The job, if there is something to do. Kinds of results that were made before and are not asked for now are made
-    anew with it (a scan that was damaged or has changed keeps its probabilities)."""
-    if record is None:
-        return job
-    if fits(out, job, record):
-        for path in job.replaces:  # a run was cut short between the two
-            discard(out, path)
-        return None
-    same = (record["image"], record["settings"], record["origin"]) == (job.name, job.settings, job.origin)
-    if stale(out, record, job.path):
-        discard(out, job.record_file(out))
-    return replace(job, kinds=tuple(dict.fromkeys([*job.kinds, *record["kinds"]]))) if same else job
-
-
 def _file(path: Path) -> _File:
     """What tells a file from one that takes its place."""
     try:
@@ -318,26 +309,6 @@ def _file(path: Path) -> _File:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-def with_earlier_names(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> list[Job]:
-    """The jobs, each with the records of its scan under other names (`x.png` keeps its ending once `x.jpg` lies beside
-    it; a folder of the last input may be the input now). They go when the scan is done under its new name."""
-    present = {job.record_file(out) for job in jobs}
-    names: dict[str, list[Path]] = defaultdict(list)
-    for path, record in earlier.items():
-        if record["origin"] and path not in present:
-            names[record["origin"]].append(path)
-    return [replace(job, replaces=tuple(names[job.origin])) if job.origin in names else job for job in jobs]
-
-
-def drop_other_settings(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
-    """Remove results of the jobs that another model or setting made: a run that is cut short shall not leave them among
-    new ones. Those of the same settings stay until each is replaced."""
-    for job in jobs:
-        record = earlier.get(job.record_file(out))
-        if record is not None and record["settings"] != job.settings:
-            discard(out, job.record_file(out))
 
 
 @contextmanager
@@ -370,18 +341,18 @@ def preview(
         FileNotFoundError, NotADirectoryError, ValueError: as `infer_folder`.
     """
     source, out = check_paths(input, out)
-    sources, left, last = find_scans(source), limit, _last_settings(out)
+    sources, left, last = find_scans(source), limit, last_settings(out)
     lines = [f"failed: {name}: {reason}" for name, reason in _unreadable(sources, anonymize=anonymize).items()]
     jobs, earlier = plan_jobs(sources, kinds, anonymize=anonymize), known_records(out)
     check_own_files(out, jobs, earlier)
     if not overwrite:
         check_same_settings(out, {**(settings or {}), "anonymize": anonymize})
         check_same_input(out, jobs, earlier)
-    failed_before = _failed_names(out)
+    failed_before = failed_names(out)
     for job in sorted(jobs, key=lambda job: job.name in failed_before):
-        record = None if overwrite else read_record(job.record_file(out))
+        record = None if overwrite else earlier.get(job.record_file(out))
         told = None if record is None else settings_digest(last) if last is not None else record["settings"]
-        if told is not None and finished_record(out, replace(job, settings=told)) is not None:
+        if record is not None and told is not None and fits(out, replace(job, settings=told), record):
             state = "finished"
         elif left == 0:
             state = "later"
@@ -389,88 +360,6 @@ def preview(
             state, left = "to do", None if left is None else left - 1
         lines.append(f"{state}: {job.name} -> masks/{job.key}")
     return lines
-
-
-def check_same_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError if `out` has a readable run.json of other settings (weights, input size, threshold, ...)."""
-    earlier = _last_settings(out)
-    if earlier is None:
-        return  # nothing to compare with; records have their own digest
-    compared = [name for name in settings if name != "model"]  # a file may be renamed: its digest counts
-    different = [name for name in compared if earlier.get(name) != settings[name]]
-    if different:
-        changes = ", ".join(f"{name} {earlier.get(name)} then, {settings[name]} now" for name in different)
-        raise ValueError(
-            f"{out} holds results made with other settings ({changes}). Choose another output folder, or replace the "
-            "results with --overwrite."
-        )
-
-
-def check_same_records(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
-    """Raise ValueError if results of the jobs were made with other settings and no run.json tells of a run between."""
-    if _last_settings(out) is not None:
-        return
-    for job in jobs:
-        record = earlier.get(job.record_file(out))
-        if record is not None and record["settings"] != job.settings:
-            raise ValueError(
-                f"{out} holds results of {record['image']!r} made with another model or other settings. Choose another "
-                "output folder, or replace the results with --overwrite."
-            )
-
-
-def check_own_files(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
-    """Raise ValueError if results would be written over files that no run of ours has made: masks drawn by hand, say,
-    in a folder `masks` beside the images. Where there is a run.json, what has no record was left by a run that was
-    killed."""
-    if _last_settings(out) is not None:
-        return
-    own = {out / name for record in earlier.values() for name in record["outputs"]}
-    folders = [out / name for name in RESULT_FOLDERS if name != RECORDS and (out / name).is_dir()]
-    foreign = [
-        path
-        for job in jobs
-        for folder in folders
-        for path in (folder / f"{job.key}{ending}" for ending in RESULT_ENDINGS)
-        if path.is_file() and path not in own
-    ]
-    if foreign:
-        raise ValueError(
-            f"{foreign[0]} is there and no result of `phnet infer` ({len(foreign)} such files); it would be "
-            "overwritten. Choose another output folder."
-        )
-
-
-def _failed_names(out: Path) -> set[str]:
-    """The scans that failed, or held no image, when they were last tried, by run.json."""
-    try:
-        run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-        failed = {file["image"] for file in run["files"] if file["status"] in (FAILED, PASSED_OVER)}
-        return failed | set(run.get("failed_earlier", ()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-
-
-def _last_settings(out: Path) -> dict[str, Any] | None:
-    """The settings in `out`'s run.json; None where there is none that can be read."""
-    try:
-        found = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def check_same_input(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
-    """Raise ValueError if a scan would replace the results of another file: of the same name from another folder, or of
-    the same name but for the ending, which a run that did not see both told apart."""
-    for job in jobs:
-        record = earlier.get(job.record_file(out)) if job.origin else None
-        if record is not None and record["origin"] not in ("", job.origin):
-            raise ValueError(
-                f"{out} holds results under the name {job.key.as_posix()!r} of another file, {record['image']!r} of an "
-                f"earlier input; {job.name!r} would replace them. Choose another output folder, segment both files in "
-                "one run, or replace the results with --overwrite."
-            )
 
 
 def _tell(result: FolderResult) -> None:

@@ -106,8 +106,11 @@ def model_digest(paths: Sequence[str | Path]) -> str | list[str]:
         FileNotFoundError, ArchiveError: as `load_model`.
     """
     with unzipped([Path(path) for path in paths]) as files:
-        digests = [sha256_of(model_file(file)) for file in files]
-    return digests[0] if len(digests) == 1 else digests
+        return _one_or_all([sha256_of(model_file(file)) for file in files])
+
+
+def _one_or_all(values: list[str]) -> str | list[str]:
+    return values[0] if len(values) == 1 else values
 
 
 def default_model() -> Path:
@@ -187,8 +190,8 @@ def _load_weights(files: Sequence[Path], device: str | torch.device, which: str)
         network=network,
         size=info["input"]["size"],
         pad_value=info["input"]["pad_value"],
-        name=names[0] if len(files) == 1 else names,
-        sha256=digests[0] if len(files) == 1 else digests,
+        name=_one_or_all(names),
+        sha256=_one_or_all(digests),
         backend="torch",
         device=device,
         details={**info, "which": exported},

@@ -118,12 +118,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if inside and sum(path.parts[:1] == ("masks",) for path in outputs) == 1 else None
 
 
-def finished_record(out: Path, job: Job) -> dict[str, Any] | None:
-    """The record of a scan that needs no more work, else None."""
-    record = read_record(job.record_file(out))
-    return record if record is not None and fits(out, job, record) else None
-
-
 def fits(out: Path, job: Job, record: Mapping[str, Any]) -> bool:
     """Whether a record stands for the results that the job asks for.
 

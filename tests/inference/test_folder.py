@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from phnet_monai.inference import FrameSettings, Postprocess, Predictor, infer_folder, pipeline
-from phnet_monai.inference.folder import RUN_FILE, preview
+from phnet_monai.inference.folder import preview
+from phnet_monai.inference.summary import RUN_FILE
 
 EXIF_ORIENTATION = 0x0112
 

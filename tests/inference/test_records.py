@@ -13,7 +13,7 @@ import pytest
 from phnet_monai.inference.records import (
     Job,
     discard,
-    finished_record,
+    fits,
     known_records,
     read_record,
     record_files,
@@ -29,6 +29,12 @@ def job(tmp_path: Path) -> Job:
     source.parent.mkdir()
     source.write_bytes(b"image")
     return Job(source, "a.png", Path("a"), ("masks", "overlays"), "settings", "origin")
+
+
+def finished_record(out: Path, job: Job) -> dict[str, Any] | None:
+    """The record of a scan that needs no more work, else None."""
+    record = read_record(job.record_file(out))
+    return record if record is not None and fits(out, job, record) else None
 
 
 def finish(out: Path, job: Job) -> dict[str, Any]:

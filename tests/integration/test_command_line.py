@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from phnet_monai import demo
+from phnet_monai.cli.infer import model_files
 from phnet_monai.cli.main import main
 from phnet_monai.data import load_datalist, read_image, write_phantoms
 from phnet_monai.engines.run import compose, overlay
@@ -94,6 +95,7 @@ def test_the_shipped_model_is_scored_by_name(
     capsys.readouterr()
     assert phnet("evaluate", "default", datalist, tmp_path / "own") == 2
     assert "default: not a readable checkpoint" in capsys.readouterr().err
+    assert model_files(None) == [str(default_model())]  # but never without being asked for
     assert phnet("evaluate", "defualt", datalist, tmp_path / "own") == 2
     assert "`default` for the model that comes with phnet" in capsys.readouterr().err
 
