@@ -42,7 +42,7 @@ from phnet_monai.inference import FrameSettings, Predictor, draw_overlay, infer_
 from phnet_monai.inference.frames import find_lesions
 from phnet_monai.inference.models import default_model
 from phnet_monai.inference.predictor import lesion_probs, restore
-from phnet_monai.inference.writers import write_mask, write_png
+from phnet_monai.inference.writers import write_jpeg, write_mask
 from phnet_monai.transforms.fit import fit_image
 
 BATCH = 16
@@ -199,7 +199,7 @@ def stages(images: list[Path]) -> None:
                 whole = timed("back to size", restore, answer, one.shape)
                 frame = timed("measure, thumbnail", find_lesions, one, whole, number=1, spacing=None, settings=SETTINGS)
                 drawn = timed("draw overlay", draw_overlay, one, frame.mask, whole)
-                timed("write overlay", write_png, Path(place) / "overlay.png", drawn)
+                timed("write overlay", write_jpeg, Path(place) / "overlay.jpg", drawn)
                 timed("write mask", write_mask, Path(place) / "mask.png", frame.mask)
     for name, value in seconds.items():
         print(f"  {name:<20}{1000 * value / len(images):6.1f} ms")

@@ -16,8 +16,8 @@ from phnet_monai.data.scan import SCAN_ENDINGS, is_scan
 LONGEST_NAME = 240
 """Bytes of a result's name without its ending."""
 
-RESULT_ENDINGS = (".png", ".nii.gz", ".dcm", ".json")
-"""What a result's name may end in: masks of each kind of scan, and its record."""
+RESULT_ENDINGS = (".png", ".nii.gz", ".dcm", ".jpg", ".json")
+"""What a result's name may end in: masks of each kind of scan, pictures of it, and its record."""
 
 RESULT_FOLDERS = ("masks", "overlays", "hardness", "probabilities", "frames", "records")
 

@@ -27,7 +27,7 @@ from phnet_monai.inference.hardness import pixel_hardness
 from phnet_monai.inference.naming import reason_of
 from phnet_monai.inference.overlay import draw_hardness, draw_overlay
 from phnet_monai.inference.records import FAILED, PASSED_OVER, Job, Mark, discard, source_mark, write_record
-from phnet_monai.inference.writers import write_png
+from phnet_monai.inference.writers import write_jpeg
 
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor
@@ -221,7 +221,7 @@ class Pipeline:
         self._draw(opened, index, image, probs, frame)
 
     def _draw(self, opened: _Open, index: int, image: np.ndarray, probs: np.ndarray, frame: Frame) -> None:
-        """Pictures of a frame: `overlays/KEY.png`; of scans with several frames `frames/KEY/overlays/0001.png`."""
+        """Pictures of a frame: `overlays/KEY.jpg`; of scans with several frames `frames/KEY/overlays/0001.jpg`."""
         drawn = {
             "overlays": lambda: draw_overlay(image, frame.mask, probs),
             "hardness": lambda: draw_hardness(image, pixel_hardness(probs)),
@@ -229,11 +229,11 @@ class Pipeline:
         several = len(opened.records) > 1
         for kind, draw in drawn.items():
             if kind in opened.job.kinds:
-                below = Path("frames") / opened.job.key / kind / f"{index + 1:04d}.png"
-                path = self.out / (below if several else f"{kind}/{opened.job.key}.png")
+                below = Path("frames") / opened.job.key / kind / f"{index + 1:04d}.jpg"
+                path = self.out / (below if several else f"{kind}/{opened.job.key}.jpg")
                 with opened.lock:
                     opened.outputs.append(path)
-                write_png(path, draw())
+                write_jpeg(path, draw())
 
     def _close(self, opened: _Open) -> None:
         """Mask file, probability file and, when all is there, the record."""

@@ -169,7 +169,7 @@ def outline_path(contours: Sequence[Sequence[Sequence[float]]], height: int, wid
 def _links(outputs: dict[str, Any], frames: int) -> list[list[dict[str, str]]]:
     """Links of each frame to its files, relative to the report.
 
-    `frames/KEY/overlays/0003.png` belongs to the third frame, `masks/KEY.png` to all.
+    `frames/KEY/overlays/0003.jpg` belongs to the third frame, `masks/KEY.png` to all.
     """
     links: list[list[dict[str, str]]] = [[] for _ in range(frames)]
     for name in outputs:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 # differences of two Dice figures below this are rounding, not evidence
 _EQUAL = 1e-12
@@ -39,6 +38,8 @@ def bootstrap_interval(
     Raises:
         ValueError: values with NaN, or not of shape (n,) or (k, n).
     """
+    from scipy import stats  # half a second, which commands without intervals need not wait for
+
     data = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if data.ndim != 2:
         raise ValueError(f"values: expected shape (n,) or (k, n), found {data.shape}")
@@ -158,6 +159,8 @@ def _compare(reference: NDArray[np.float64], other: NDArray[np.float64], *, name
     nonzero = difference[np.abs(difference) > _EQUAL]
     result = {"p": 1.0, "p_holm": 1.0, "effect_size": 0.0}
     if nonzero.size:
+        from scipy import stats
+
         # rounding to the same tolerance keeps equal differences equal, so that they share a rank
         nonzero = np.round(nonzero, 12)
         ranks = stats.rankdata(np.abs(nonzero))

@@ -183,7 +183,7 @@ def test_settings_reach_run_json(images: Path, tmp_path: Path, model: str) -> No
     settings = json.loads((tmp_path / "o" / "run.json").read_text())["settings"]
     asked = {"flip": True, "fill_holes": True, "largest_only": True, "min_area_px": 5, "spacing_mm": 0.1}
     assert {name: settings[name] for name in asked} == asked
-    assert (tmp_path / "o" / "hardness" / "1e3.png").is_file()
+    assert (tmp_path / "o" / "hardness" / "1e3.jpg").is_file()
     assert not (tmp_path / "o" / "report.html").exists()
 
 

@@ -76,10 +76,14 @@ def test_masks_of_the_image_s_size_position_and_values(source: Path, tmp_path: P
         assert dice(found > 0, picture > 128) > 0.95
     assert not read(tmp_path / "o" / "masks" / "dark.png").any()
     names = ["a.png", "dark.png", "sub/b.png", "sub/c.png"]
-    expected = [f"{kind}/{name}" for kind in ("masks", "overlays") for name in names]
+    expected = [
+        f"{kind}/{Path(name).with_suffix(ending)}"
+        for kind, ending in {"masks": ".png", "overlays": ".jpg"}.items()
+        for name in names
+    ]
     records = [f"records/{name}".replace(".png", ".json") for name in names]
     assert tree(tmp_path / "o") == sorted([*expected, *records, *WHOLE])
-    assert read(tmp_path / "o" / "overlays" / "sub" / "b.png").shape == (97, 131, 3)
+    assert read(tmp_path / "o" / "overlays" / "sub" / "b.jpg").shape == (97, 131, 3)
 
 
 def test_probabilities_and_threshold(source: Path, tmp_path: Path, predictor: Predictor) -> None:
@@ -290,18 +294,19 @@ def test_what_was_asked_before_is_made_again_with_the_rest(
     out = tmp_path / "o"
     infer_folder(source, out, predictor, hardness=True, probabilities=True, quiet=True)
     if change == "damaged":
-        (out / "overlays" / "a.png").unlink()
+        (out / "overlays" / "a.jpg").unlink()
     else:
         os.utime(source / "a.png", (1, 1))
     assert infer_folder(source, out, predictor, quiet=True).counts["done"] == 1
-    assert {f"{kind}/a.png" for kind in ("masks", "overlays", "hardness", "probabilities")} <= set(tree(out))
+    expected = {"masks/a.png", "overlays/a.jpg", "hardness/a.jpg", "probabilities/a.png"}
+    assert expected <= set(tree(out))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "record"])
 def test_damaged_results_are_made_again(source: Path, tmp_path: Path, predictor: Predictor, damage: str) -> None:
     out = tmp_path / "o"
     infer_folder(source, out, predictor, quiet=True)
-    overlay, kept = out / "overlays" / "sub" / "b.png", (out / "masks" / "sub" / "b.png").read_bytes()
+    overlay, kept = out / "overlays" / "sub" / "b.jpg", (out / "masks" / "sub" / "b.png").read_bytes()
     if damage == "record":
         (out / "records" / "sub" / "b.json").write_text('{"version": 1, "image"')
     elif damage == "removed":
@@ -414,8 +419,8 @@ def test_nothing_of_an_earlier_picture_stays(source: Path, tmp_path: Path, predi
     infer_folder(source, out, predictor, quiet=True)
     left = [name for name in tree(out) if Path(name).stem == "a" and "/" in name]
     assert left == []
-    assert read(out / "hardness" / "sub" / "b.png").shape[:2] == (50, 50)  # made anew, of the new picture
-    assert (out / "hardness" / "sub" / "c.png").is_file()  # untouched scans keep what they have
+    assert read(out / "hardness" / "sub" / "b.jpg").shape[:2] == (50, 50)  # made anew, of the new picture
+    assert (out / "hardness" / "sub" / "c.jpg").is_file()  # untouched scans keep what they have
 
 
 def test_further_kinds_keep_the_earlier_ones(source: Path, tmp_path: Path, predictor: Predictor) -> None:
@@ -783,9 +788,9 @@ def test_several_frames(tmp_path: Path, predictor: Predictor) -> None:
         if (frame > 128).any():
             assert dice(masks[:, :, index].T > 0, frame > 128) > 0.95
     assert not masks[:, :, 1].any()
-    drawn = [f"frames/stack/{kind}/{index:04d}.png" for kind in ("hardness", "overlays") for index in (1, 2, 3)]
+    drawn = [f"frames/stack/{kind}/{index:04d}.jpg" for kind in ("hardness", "overlays") for index in (1, 2, 3)]
     assert [name for name in tree(out) if name.startswith("frames/")] == drawn
-    assert {"overlays/single.png", "hardness/single.png", "probabilities/stack.nii.gz"} <= set(tree(out))
+    assert {"overlays/single.jpg", "hardness/single.jpg", "probabilities/stack.nii.gz"} <= set(tree(out))
     kept = json.loads((out / "records" / "stack.json").read_text())
     assert [frame["frame"] for frame in kept["frames"]] == [1, 2, 3]
     assert [len(frame["lesions"]) for frame in kept["frames"]] == [1, 0, 1]

@@ -250,15 +250,15 @@ def test_failed_files_are_listed_with_their_reason(page_file: Path) -> None:
 def test_frames_of_one_file_are_rows_and_have_their_own_pictures(page_file: Path) -> None:
     frames = [SAMPLES.frame(n, number=n, uncertainty=n / 10) for n in (1, 2, 3)]
     outputs = (
-        "frames/s/overlays/0001.png",
-        "frames/s/overlays/0002.png",
-        "frames/s/overlays/0003.png",
+        "frames/s/overlays/0001.jpg",
+        "frames/s/overlays/0002.jpg",
+        "frames/s/overlays/0003.jpg",
         "masks/s.dcm",
     )
     page = infer_page(page_file, [SAMPLES.record("s.dcm", *frames, outputs=outputs)])
     assert card_names(page) == ["s.dcm frame 3", "s.dcm frame 2", "s.dcm frame 1"]
     links = [attributes["href"] for attributes, _ in page.all("a", "target", "_blank")]
-    assert links == [f"./{name}" for n in (3, 2, 1) for name in (f"frames/s/overlays/000{n}.png", "masks/s.dcm")]
+    assert links == [f"./{name}" for n in (3, 2, 1) for name in (f"frames/s/overlays/000{n}.jpg", "masks/s.dcm")]
     assert "Frame" in page.texts("th", "scope", "col")
     found = tiles(page)
     assert (found["Images"], found["Frames"]) == ("1", "3")

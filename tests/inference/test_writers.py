@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from phnet_monai.files import atomic_writer, write_json
-from phnet_monai.inference.writers import write_mask, write_png, write_probabilities
+from phnet_monai.inference.writers import JPEG_SIDE, write_jpeg, write_mask, write_png, write_probabilities
 
 
 def test_mask_round_trip(tmp_path: Path) -> None:
@@ -95,6 +95,26 @@ def test_other_arrays_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
         write_png(tmp_path / "x.png", pixels)
     with pytest.raises(ValueError, match=r"x\.png"):
         write_mask(tmp_path / "x.png", pixels)
+    with pytest.raises(ValueError, match=r"x\.jpg: expected uint8"):
+        write_jpeg(tmp_path / "x.jpg", pixels)
+
+
+def test_a_jpeg_keeps_thin_coloured_lines(tmp_path: Path) -> None:
+    pixels = np.full((64, 48, 3), 90, dtype=np.uint8)
+    pixels[20:22] = (230, 159, 0)
+    write_jpeg(tmp_path / "x.jpg", pixels)
+    with Image.open(tmp_path / "x.jpg") as picture:
+        assert picture.format == "JPEG"
+        back = np.asarray(picture).astype(int)
+    assert abs(back - pixels).max() < 25
+    assert abs(back - pixels).mean() < 2
+
+
+def test_a_picture_that_no_jpeg_holds(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "x.jpg", np.zeros((1, JPEG_SIDE), dtype=np.uint8))
+    with pytest.raises(ValueError, match=rf"y\.jpg: a JPEG holds {JPEG_SIDE} pixels .* found 1 x {JPEG_SIDE + 1}"):
+        write_jpeg(tmp_path / "y.jpg", np.zeros((1, JPEG_SIDE + 1), dtype=np.uint8))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jpg"]
 
 
 def test_json_keeps_any_file_name(tmp_path: Path) -> None:
