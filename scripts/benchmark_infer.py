@@ -1,20 +1,24 @@
 """Images per second of `phnet infer` against the bare network and against a loop of MONAI's stock parts, in one run.
 
     python scripts/benchmark_infer.py Dataset_BUSI_with_GT --rounds 3 --out docs/results/infer_speed.json
+    python scripts/benchmark_infer.py Dataset_BUSI_with_GT --model model.onnx
+    python scripts/benchmark_infer.py Dataset_BUSI_with_GT --profile paper --limit 32 --rounds 1 --ways network,infer
     python scripts/benchmark_infer.py Dataset_BUSI_with_GT --memory 5000
     python scripts/benchmark_infer.py Dataset_BUSI_with_GT --stages --limit 50
 
-All use the same model and the same images, and take turns, so that a machine that slows down slows all of them:
+All use the same images and the same model (the shipped one, `--model`, or random weights of a profile's network), and
+take turns, so that a machine that slows down slows all of them:
 
     network   forward passes on batches that lie ready in memory
+    torch     the same of the shipped model by torch, where `--model` is an ONNX or TorchScript file of it
     infer     `infer_folder` as `phnet infer` calls it: reading, network, masks, overlays, measurements, tables, report
     masks     the same without overlays and report
     command   `phnet infer` as a process, from its start (libraries and model are loaded) to its end
     monai     LoadImaged, Resized, SpatialPadd, SupervisedEvaluator, Invertd, SaveImaged: masks only
     process   the same as a process, from its start to its end (`--stock OUT`)
 
-`--stages` times the parts of `infer` one after the other on one core. `--memory N` segments N images (the folder over
-and over, by links) and prints the peak memory along the way.
+Of ONNX and TorchScript files MONAI's parts are left out. `--stages` times the parts of `infer` one after the other on
+one core. `--memory N` segments N images (the folder over and over, by links) and prints the peak memory along the way.
 """
 
 from __future__ import annotations
@@ -37,12 +41,15 @@ import torch
 
 from phnet_monai.comparison.cells import machine
 from phnet_monai.data import read_image
+from phnet_monai.engines.run import compose, overlay
 from phnet_monai.files import write_json
 from phnet_monai.inference import FrameSettings, Predictor, draw_overlay, infer_folder
 from phnet_monai.inference.frames import find_lesions
-from phnet_monai.inference.models import default_model
+from phnet_monai.inference.models import WEIGHTS, default_model, model_kind
 from phnet_monai.inference.predictor import lesion_probs, restore
 from phnet_monai.inference.writers import write_jpeg, write_mask
+from phnet_monai.networks import PHNet
+from phnet_monai.shipped import bundle_folder
 from phnet_monai.transforms.fit import fit_image
 
 BATCH = 16
@@ -132,51 +139,64 @@ def stock_loop(predictor: Predictor, folder: Path) -> Callable[[Path], None]:
     return run
 
 
-def whole_command(folder: Path) -> Callable[[Path], None]:
+def whole_command(folder: Path, model: Path) -> Callable[[Path], None]:
     def run(out: Path) -> None:
-        command = [sys.executable, "-m", "phnet_monai", "infer", str(folder), str(out), "--device", "cpu", "--quiet"]
+        command = [sys.executable, "-m", "phnet_monai", "infer", str(folder), str(out), "--model", str(model)]
+        subprocess.run([*command, "--device", "cpu", "--quiet"], check=True, stdout=subprocess.DEVNULL)
+
+    return run
+
+
+def stock_process(source: Path, model: Path) -> Callable[[Path], None]:
+    def run(out: Path) -> None:
+        command = [sys.executable, __file__, str(source), "--stock", str(out), "--model", str(model)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     return run
 
 
-def stock_process(source: Path) -> Callable[[Path], None]:
-    def run(out: Path) -> None:
-        subprocess.run(
-            [sys.executable, __file__, str(source), "--stock", str(out)], check=True, stdout=subprocess.DEVNULL
-        )
+def random_model(profile: str, folder: Path) -> Path:
+    """A checkpoint of the profile's network with random weights."""
+    config = compose(bundle_folder() / "configs" / "train.json", [overlay("profiles", profile)])
+    arguments = {name: value for name, value in config["network_def"].items() if name != "_target_"}
+    torch.manual_seed(0)
+    network = PHNet(**{**arguments, "num_classes": 2, "in_channels": 1, "embedding_size": None, "weights": None})
+    info = {"network": network.arguments, "input": {"size": config["size"], "pad_value": 0.33}}
+    torch.save({"student": network.state_dict(), "info": info}, folder / f"{profile}.pt")
+    return folder / f"{profile}.pt"
 
-    return run
 
-
-def speeds(images: list[Path], rounds: int) -> dict[str, Any]:
-    """Images per second of each way, median and range over the rounds."""
-    predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
+def speeds(images: list[Path], rounds: int, model: Path, only: list[str] | None) -> dict[str, Any]:
+    """Images per second of each way (or of some only), median and range over the rounds."""
+    predictor = Predictor.from_model(model, "cpu", batch_size=BATCH)
     with tempfile.TemporaryDirectory() as place:
         folder = linked(images, Path(place) / "in")
         ways = {
             "network": bare_network(predictor, images),
             "infer": lambda out: infer_folder(folder, out, predictor, quiet=True),
             "masks": lambda out: infer_folder(folder, out, predictor, overlays=False, report=False, quiet=True),
-            "command": whole_command(folder),
-            "monai": stock_loop(predictor, folder),
-            "process": stock_process(folder),
+            "command": whole_command(folder, model),
         }
+        if model_kind(model) == WEIGHTS:
+            ways |= {"monai": stock_loop(predictor, folder), "process": stock_process(folder, model)}
+        else:
+            ways["torch"] = bare_network(Predictor.from_model(default_model(), "cpu", batch_size=BATCH), images)
+        ways = {name: run for name, run in ways.items() if only is None or name in only}
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds):
             for name, run in ways.items():
                 begun = time.perf_counter()
                 run(Path(place) / f"{name}{turn}")
                 seconds[name].append(time.perf_counter() - begun)
-                print(f"round {turn + 1}, {name}: {len(images) / seconds[name][-1]:.1f} images/s", file=sys.stderr)
+                print(f"round {turn + 1}, {name}: {len(images) / seconds[name][-1]:.2f} images/s", file=sys.stderr)
     rates = {name: sorted(len(images) / value for value in values) for name, values in seconds.items()}
     return {name: {"median": statistics.median(r), "lowest": r[0], "highest": r[-1]} for name, r in rates.items()}
 
 
-def stages(images: list[Path]) -> None:
+def stages(images: list[Path], model: Path) -> None:
     """Milliseconds per image of each part of `infer`, on one core."""
     torch.set_num_threads(1)
-    predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
+    predictor = Predictor.from_model(model, "cpu", batch_size=BATCH)
     assert predictor.size is not None
     assert predictor.pad_value is not None
     seconds: Counter[str] = Counter()
@@ -208,9 +228,9 @@ def stages(images: list[Path]) -> None:
     )
 
 
-def memory(images: list[Path], count: int) -> None:
+def memory(images: list[Path], count: int, model: Path) -> None:
     """Peak memory of the process after every fifth of `count` images."""
-    predictor = Predictor.from_model(default_model(), "cpu", batch_size=BATCH)
+    predictor = Predictor.from_model(model, "cpu", batch_size=BATCH)
     with tempfile.TemporaryDirectory() as place:
         folder = linked(images, Path(place) / "in", count)
         step = max(1, count // 5)
@@ -224,6 +244,10 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="BUSI in its original layout, or a folder of PNG files")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="use that many images")
+    parser.add_argument("--ways", help="some of the ways, by name and with commas; network is needed")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", type=Path, default=default_model(), help="what `phnet infer --model` takes")
+    which.add_argument("--profile", help="random weights of the network of cpu or paper")
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--memory", type=int, metavar="N")
     parser.add_argument(
@@ -231,28 +255,33 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        measure(args, random_model(args.profile, Path(place)) if args.profile else args.model)
+
+
+def measure(args: argparse.Namespace, model: Path) -> None:
     if args.stock:
-        stock_loop(Predictor.from_model(default_model(), "cpu", batch_size=BATCH), args.images)(args.stock)
+        stock_loop(Predictor.from_model(model, "cpu", batch_size=BATCH), args.images)(args.stock)
         return
     images = pictures(args.images)
     if args.limit:
         images = images[:: max(1, len(images) // args.limit)][: args.limit]
     if args.stages:
-        stages(images)
+        stages(images, model)
         return
     if args.memory:
-        memory(images, args.memory)
+        memory(images, args.memory, model)
         return
-    found = speeds(images, args.rounds)
+    found = speeds(images, args.rounds, model, args.ways and args.ways.split(","))
     print(f"{len(images)} images, {torch.get_num_threads()} threads, {os.cpu_count()} cores, torch {torch.__version__}")
     for name, rate in found.items():
         relative = rate["median"] / found["network"]["median"]
         print(
-            f"  {name:<9}{rate['median']:7.1f} images/s ({rate['lowest']:.1f} - {rate['highest']:.1f}) {relative:6.2f}"
+            f"  {name:<9}{rate['median']:8.2f} images/s ({rate['lowest']:.2f} - {rate['highest']:.2f}) {relative:6.2f}"
         )
     if args.out:
-        stamp = {"date": datetime.date.today().isoformat(), "images": len(images), "machine": machine()}
-        write_json(args.out, {**stamp, "images_per_second": found})
+        stamp = {"date": datetime.date.today().isoformat(), "images": len(images), "model": model.name}
+        write_json(args.out, {**stamp, "machine": machine(), "images_per_second": found})
 
 
 if __name__ == "__main__":

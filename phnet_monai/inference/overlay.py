@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from phnet_monai.inference.measure import mask_box
@@ -42,13 +43,11 @@ def draw_overlay(
     """
     _check(image, mask, probs, truth)
     width = contour_width(image.shape[0], image.shape[1])
-    drawn = np.repeat(image[:, :, None], 3, axis=2)
-    strength = mask if probs is None else probs
-    box = mask_box(strength > 0.5 / 255 / FILL)  # elsewhere the fill changes no grey value
-    if box is not None:
-        grey = image[box][:, :, None].astype(np.float32)
-        fill = np.clip(strength[box], 0, 1).astype(np.float32)[:, :, None] * FILL
-        drawn[box] = np.rint(grey + fill * (np.array(PREDICTION_COLOUR, dtype=np.float32) - grey)).astype(np.uint8)
+    strength = mask if probs is None else np.clip(probs, 0, 1)
+    picture = Image.fromarray(image).convert("RGB")
+    fill = Image.fromarray(np.rint(strength * np.float32(255 * FILL)).astype(np.uint8))
+    picture.paste(PREDICTION_COLOUR, None, fill)  # a quarter of the time of the same in numpy
+    drawn = np.array(picture)
     if truth is not None:
         drawn[outer_contour(truth, width)] = TRUTH_COLOUR
     drawn[inner_contour(mask, width)] = PREDICTION_COLOUR

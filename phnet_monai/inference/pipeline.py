@@ -6,11 +6,12 @@ of different scans share batches. A scan that cannot be read, segmented or writt
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ from phnet_monai.inference.writers import write_jpeg
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor
 
-WRITERS = 2
+WRITERS = max(1, min(2, (os.cpu_count() or 1) - 1))
+"""On two cores a second writer would share them with the network and a reader: a sixth fewer frames per second."""
 
 _Read = tuple[Mark, Scan]
 
@@ -82,7 +84,10 @@ class Pipeline:
     """
 
     def __init__(self, predictor: Predictor, out: Path, settings: FrameSettings, *, version: str) -> None:
+        from phnet_monai.inference.cores import CoreShare  # loads torch
+
         self.predictor, self.out, self.settings, self.version = predictor, out, settings, version
+        self.cores = CoreShare(predictor.device)
         self.batch_size = predictor.batch_size
         self.frames = 0
         self.writing: set[Future[None]] = set()
@@ -101,7 +106,7 @@ class Pipeline:
         batch: list[tuple[_Open, int]] = []
         limit, ahead = 4 * self.predictor.batch_size, 2 * self.predictor.batch_size
         scans = read_ahead(jobs, _read, ahead=ahead, weight=lambda job: _weight(job, ahead))
-        with spare_core(self.predictor.device), ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
+        with self.cores, ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
             try:
                 for job, found in scans:
                     opened = _Open.of(job, found)
@@ -122,7 +127,9 @@ class Pipeline:
     def _segment(self, batch: Sequence[tuple[_Open, int]], pool: ThreadPoolExecutor) -> None:
         """Ask the network and hand its answers to the writers. A batch that fails is tried again in smaller parts."""
         self._check_disk()
+        begun = time.perf_counter()
         answers = answer_all(self._ask, batch, on_shortage=self._shrink)
+        self.cores.note(len(batch), time.perf_counter() - begun)
         self.frames += sum(not isinstance(answer, Exception) for answer in answers)
         for (opened, index), answer in zip(batch, answers, strict=True):
             future = pool.submit(self._finish, opened, index, answer)
@@ -259,21 +266,6 @@ class Pipeline:
     def _model_name(self) -> str:
         names = self.predictor.settings.get("model", "network")
         return names if isinstance(names, str) else ", ".join(names)
-
-
-@contextmanager
-def spare_core(device: Any) -> Iterator[None]:
-    """Inside, a network on the CPU leaves one core to readers and writers: threads that wait for a core they share with
-    them hold up the whole batch (a third more frames per second on two cores)."""
-    import torch
-
-    before = torch.get_num_threads()
-    if str(device) == "cpu":
-        torch.set_num_threads(max(1, before - 1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _read(job: Job) -> _Read:
