@@ -65,7 +65,8 @@ def add_outlines(
     target = check_target(out, overwrite=overwrite)
     if target == datalist_path(datalist):
         raise ValueError(f"{out} is the folder of {datalist} itself. Choose another: earlier rounds stay comparable.")
-    check_leaks(datalist)  # the new one records its images as compared
+    # the new one records its images as compared
+    check_leaks(datalist, otherwise="outlines are added to a list without leaks only")
     meta = load_meta(datalist)
     parts: Parts = {part: list(map(_record, entries)) for part, entries in load_datalist(datalist).items()}
     labels = target.parent / LABEL_FOLDER

@@ -7,10 +7,11 @@ stand under `hidden_label`: studies of pseudo-label accuracy may look there, tra
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def write_datalist(
 ) -> Path:
     """Write `out/datalist.json`, and below `out/labels/` the unions of masks that lie in several files.
 
-    Single masks and all images are referenced where they are. Files appear complete or not at all.
+    Single masks and all images are referenced where they are. Files appear complete or not at all. A file below
+    `out/labels/` that the datalist of `out` does not name is kept; the union gets a name beside it.
 
     Args:
         parts: the keys labeled, unlabeled, validation, test.
@@ -66,12 +68,13 @@ def write_datalist(
     folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
     digests: dict[str, str] = {}
+    files = MaskFiles(named_masks(folder))
     content: dict[str, Any] = {part: [] for part in PARTS}
     total = sum(len(records) for records in parts.values())
     with tqdm(total=total, desc="datalist", disable=None if progress else True, leave=False) as bar:
         for part in PARTS:
             for record in parts[part]:
-                content[part].append(_entry(record, part, folder, digests))
+                content[part].append(_entry(record, part, folder, digests, files))
                 bar.update()
     content["meta"] = {
         "version": FORMAT_VERSION,
@@ -207,10 +210,39 @@ ENTRY_KEYS = (*_PATH_KEYS, "case_id", "group_id", "class")
 """Keys of an entry with a meaning of their own; all others are details of the data set."""
 
 
-def _entry(record: Record, part: str, folder: Path, digests: dict[str, str]) -> dict[str, str]:
+class MaskFiles:
+    """Writes mask files beside those of others: a name that is taken, or that of a file which must not be replaced,
+    gets a number.
+
+    Args:
+        ours: files that may be replaced, since the datalist that named them is.
+    """
+
+    def __init__(self, ours: Set[Path]) -> None:
+        self.ours = ours
+        self.taken: set[Path] = set()
+
+    def write(self, wanted: Path, content: bytes) -> Path:
+        """Write to `wanted`, or to `x (2).png`, `x (3).png`, ... beside it, and return which it was.
+
+        A file that holds the same already is used: a run that was killed has left it.
+        """
+        target, number = wanted, 2
+        while target in self.taken or not self._may_write(target, content):
+            target, number = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}"), number + 1
+        self.taken.add(target)
+        with atomic_writer(target) as stream:
+            stream.write(content)
+        return target
+
+    def _may_write(self, target: Path, content: bytes) -> bool:
+        return not target.exists() or target in self.ours or (target.is_file() and target.read_bytes() == content)
+
+
+def _entry(record: Record, part: str, folder: Path, digests: dict[str, str], files: MaskFiles) -> dict[str, str]:
     entry = {"image": _reference(record.image, folder, digests)}
     if record.masks:
-        mask = record.masks[0] if len(record.masks) == 1 else _write_union(record, folder)
+        mask = record.masks[0] if len(record.masks) == 1 else _write_union(record, folder, files)
         entry["hidden_label" if part == "unlabeled" else "label"] = _reference(mask, folder, digests)
     entry["case_id"] = record.case_id
     entry["group_id"] = record.group_id if record.group_id is not None else record.case_id
@@ -219,13 +251,10 @@ def _entry(record: Record, part: str, folder: Path, digests: dict[str, str]) -> 
     return entry | {name: value for name, value in record.details.items() if name not in entry}
 
 
-def _write_union(record: Record, folder: Path) -> Path:
-    target = folder / LABEL_FOLDER / f"{record.case_id}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mask = Image.fromarray(read_mask(record.masks).astype(np.uint8) * 255)
-    with atomic_writer(target) as stream:
-        mask.save(stream, format="PNG")
-    return target
+def _write_union(record: Record, folder: Path, files: MaskFiles) -> Path:
+    stream = io.BytesIO()
+    Image.fromarray(read_mask(record.masks).astype(np.uint8) * 255).save(stream, format="PNG")
+    return files.write(folder / LABEL_FOLDER / f"{record.case_id}.png", stream.getvalue())
 
 
 def _reference(path: Path, folder: Path, digests: dict[str, str]) -> str:

@@ -92,7 +92,10 @@ def _near_duplicates(entries: tuple[tuple[str, str], ...]) -> list[Leak]:
     return [leak for leak in found if _crosses(leak.members)]
 
 
-def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | None:
+GO_ON = "--allow-leak (in configs: allow_leak) goes on all the same"
+
+
+def check_leaks(datalist: str | PathLike[str], *, allow: bool = False, otherwise: str = GO_ON) -> str | None:
     """Refuse a datalist that has one file, one group or near-duplicates on two sides.
 
     Pictures are compared only where some are listed that `phnet prepare` did not write down, or that have changed
@@ -101,6 +104,7 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
     Args:
         datalist: the JSON file, or the folder that holds it.
         allow: the user takes the leak; pictures are not compared.
+        otherwise: the end of the error's message: what can be done but mending the split.
 
     Returns:
         a warning where there is a leak that is allowed, by `allow` or by what the datalist says of itself; else None.
@@ -128,7 +132,7 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False) -> str | 
     if reason is None:
         raise LeakError(
             f"{said} Scores would be too high. Prepare the data anew (protocol grouped), or take these images out of "
-            "one side; --allow-leak (in configs: allow_leak) goes on all the same."
+            f"one side; {otherwise}."
         )
     return f"{said} Allowed by {reason}; scores are too high."
 

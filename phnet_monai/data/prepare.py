@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from phnet_monai.data.busbra import read_busbra
 from phnet_monai.data.busi import read_busi
-from phnet_monai.data.datalist import LABEL_FOLDER, check_target, named_masks, write_datalist
+from phnet_monai.data.datalist import LABEL_FOLDER, MaskFiles, check_target, named_masks, write_datalist
 from phnet_monai.data.decode import DecodeError, read_image, read_mask
 from phnet_monai.data.folder import read_folder
 from phnet_monai.data.leaks import ALLOWED, Leak, find_leaks, same_files
@@ -23,7 +23,6 @@ from phnet_monai.data.near_duplicates import near_duplicate_groups
 from phnet_monai.data.records import Record
 from phnet_monai.data.splits import check_split_arguments, make_splits
 from phnet_monai.data.union_find import components
-from phnet_monai.files import atomic_writer
 
 _LISTED = 20
 
@@ -214,18 +213,12 @@ def place_drawn(
     among the masks `in_use`; else the mask gets a name of its own.
     """
     labels = Path(os.path.realpath(out)) / LABEL_FOLDER
-    ours, taken = named_masks(out) - set(in_use), set[Path]()
+    files = MaskFiles(named_masks(out) - set(in_use))
 
     def placed(record: Record) -> Record:
         if not record.masks or not record.masks[0].is_relative_to(drawn):
             return record
-        target = wanted = labels / record.masks[0].relative_to(drawn)
-        number = 2
-        while target in taken or (target.exists() and target not in ours):
-            target, number = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}"), number + 1
-        taken.add(target)
-        with atomic_writer(target) as stream:
-            stream.write(record.masks[0].read_bytes())
+        target = files.write(labels / record.masks[0].relative_to(drawn), record.masks[0].read_bytes())
         return replace(record, masks=(target,))
 
     return {part: [placed(record) for record in records] for part, records in parts.items()}

@@ -19,7 +19,7 @@ from phnet_monai.distributed import average_, greatest, joined_for_training, sum
 from phnet_monai.engines.interruption import Interruption
 from phnet_monai.engines.step import LABELED, UNLABELED, Output, SemiSupervisedEvents, Step, View
 from phnet_monai.engines.together import StudentTogether
-from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
+from phnet_monai.losses import masked_ce_dice_loss, masked_cross_entropy
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -306,18 +306,17 @@ class SemiSupervisedTrainer(Trainer):
 
     def view_loss(self, name: str, view: View, logits: Tensor) -> Tensor:
         """`supervised_loss` of the labeled view, `unlabeled_loss` of others; for the student or a second one."""
-        norm = "valid" if name == LABELED else self.unlabeled_norm
-        loss = masked_cross_entropy(
+        labeled = name == LABELED
+        kind = self.supervised_loss if labeled else self.unlabeled_loss
+        loss = masked_ce_dice_loss if kind == "ce_dice" else masked_cross_entropy
+        return loss(
             logits,
             view.target,
             view.weight,
             view.valid,
-            norm,  # type: ignore[arg-type]
+            reduction="valid" if labeled else self.unlabeled_norm,  # type: ignore[arg-type]
             over_processes=lambda count: count if self.together is None else summed(count) / self.shard.world,
         )
-        if (self.supervised_loss if name == LABELED else self.unlabeled_loss) == "ce_dice":
-            return (loss + masked_dice_loss(logits, view.target, view.weight, view.valid)) / 2
-        return loss
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         move = partial(torch.Tensor.to, device=self.state.device, non_blocking=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phnet_monai.engines.step import LABELED, UNLABELED, SemiSupervisedEvents, Step, View
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
-from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
+from phnet_monai.losses import masked_ce_dice_loss
 
 INGOING, OUTGOING, COPY_PASTE = "ingoing", "outgoing", "copy_paste"
 
@@ -54,19 +54,6 @@ def largest_components(label: Tensor) -> Tensor:
             components, _ = ndimage.label(image == value, structure=np.ones((3, 3)))
             result[components == 1 + np.bincount(components[components > 0] - 1).argmax()] = value
     return torch.from_numpy(kept).to(label.device)
-
-
-def region_loss(logits: Tensor, target: Tensor, region: Tensor, valid: Tensor) -> Tensor:
-    """(cross-entropy + soft Dice loss) / 2 over the valid pixels of a region, normalised by it; 0 where it is empty.
-
-    Args:
-        logits: (B, C, H, W).
-        target: int64 (B, H, W).
-        region: bool (H, W), the same in all images.
-        valid: bool (B, H, W).
-    """
-    inside = valid & region
-    return (masked_cross_entropy(logits, target, valid=inside) + masked_dice_loss(logits, target, valid=inside)) / 2
 
 
 class BCP:
@@ -123,7 +110,8 @@ class BCP:
         return replace(view, target=target, weight=view.weight * self.unlabeled_weight)
 
     def add_losses(self, engine: SemiSupervisedTrainer) -> None:
-        """One term per view, named like it; the views' pixel weights are those of the regions."""
+        """One term per view, named like it: (cross-entropy + Dice loss) / 2 of either region, normalised by its valid
+        pixels. The views' pixel weights are those of the regions."""
         step: Step = engine.state.step
         assert self.rectangle is not None
         inside, outside = self.rectangle, ~self.rectangle
@@ -132,8 +120,8 @@ class BCP:
             if name in step.views:
                 view, logits = step.views[name], step.outputs[name].logits
                 weight = 1.0 if name == COPY_PASTE else self.unlabeled_weight
-                value = region_loss(logits, view.target, first, view.valid)
-                step.add_loss(name, value + weight * region_loss(logits, view.target, second, view.valid))
+                values = [masked_ce_dice_loss(logits, view.target, valid=view.valid & part) for part in (first, second)]
+                step.add_loss(name, values[0] + weight * values[1])
 
 
 def _halves(name: str, view: View) -> tuple[View, View]:

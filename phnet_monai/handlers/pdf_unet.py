@@ -11,7 +11,7 @@ from torch import nn
 
 from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
-from phnet_monai.losses import masked_cross_entropy, masked_dice_loss
+from phnet_monai.losses import masked_ce_dice_loss
 from phnet_monai.networks import load_checkpoint
 
 
@@ -66,7 +66,6 @@ class PseudoMaskGenerator:
         if UNLABELED not in step.views:
             return
         view, logits = step.views[UNLABELED], step.outputs[UNLABELED].logits
-        arguments = logits, view.target, view.weight, view.valid
-        value = (masked_cross_entropy(*arguments) + masked_dice_loss(*arguments)) / 2
+        value = masked_ce_dice_loss(logits, view.target, view.weight, view.valid)
         step.add_loss("pseudo_masks", value, self.weight)
         step.scalars["pseudo_label_lesion"] = ((view.target > 0) & view.valid).sum() / view.valid.sum().clamp(min=1)

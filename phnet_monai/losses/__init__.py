@@ -2,7 +2,7 @@
 
 from phnet_monai.losses.contrast import HardPatchContrastiveLoss, class_contrast
 from phnet_monai.losses.masked import masked_cross_entropy
-from phnet_monai.losses.masked_dice import masked_dice_loss
+from phnet_monai.losses.masked_dice import masked_ce_dice_loss, masked_dice_loss
 from phnet_monai.losses.memory_bank import MemoryBank
 from phnet_monai.losses.mixed_patch_contrast import MixedPatchContrastiveLoss
 from phnet_monai.losses.unreliable_contrast import UnreliableContrastiveLoss
@@ -13,6 +13,7 @@ __all__ = [
     "MixedPatchContrastiveLoss",
     "UnreliableContrastiveLoss",
     "class_contrast",
+    "masked_ce_dice_loss",
     "masked_cross_entropy",
     "masked_dice_loss",
 ]

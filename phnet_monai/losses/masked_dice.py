@@ -1,8 +1,12 @@
-"""Soft Dice loss with a weight and a valid mask per pixel."""
+"""Soft Dice loss with a weight and a valid mask per pixel, alone and with cross-entropy."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
+
+from phnet_monai.losses.masked import masked_cross_entropy
 
 
 def masked_dice_loss(
@@ -47,3 +51,16 @@ def masked_dice_loss(
     overlap = (factor * probs * one_hot).sum(dim=over)
     size = (factor * probs.square()).sum(dim=over) + (factor * one_hot).sum(dim=over)
     return (1.0 - (2.0 * overlap + smooth) / (size + smooth)).mean()
+
+
+def masked_ce_dice_loss(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, valid: Tensor | None = None, **how: Any
+) -> Tensor:
+    """(`masked_cross_entropy` + `masked_dice_loss`) / 2, as BCP and PDF-UNet have it (docs/decisions.md).
+
+    Args:
+        logits, target, weight, valid: of both losses.
+        how: `reduction` and `over_processes` of the cross-entropy.
+    """
+    cross_entropy = masked_cross_entropy(logits, target, weight, valid, **how)
+    return (cross_entropy + masked_dice_loss(logits, target, weight, valid)) / 2

@@ -77,6 +77,20 @@ def test_several_masks_become_one_file(tmp_path: Path, parts: dict[str, list[Rec
     assert [file.name for file in (tmp_path / "list").iterdir() if file.name.startswith(".")] == []
 
 
+def test_files_in_labels_that_no_datalist_names_are_kept(tmp_path: Path, parts: dict[str, list[Record]]) -> None:
+    own = tmp_path / "list" / "labels" / "a (1).png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"drawn by hand")
+    for overwrite in (False, True):  # the second time the union is of the list that is replaced
+        path = _write(parts, tmp_path / "list", overwrite=overwrite)
+        label = Path(load_datalist(path)["labeled"][0]["label"])
+        assert (label.name, own.read_bytes()) == ("a (1) (2).png", b"drawn by hand")
+        assert read_mask(label).sum() == 6
+    path.unlink()  # as a killed run leaves it
+    assert Path(load_datalist(_write(parts, tmp_path / "list"))["labeled"][0]["label"]) == label
+    assert sorted(file.name for file in own.parent.iterdir()) == ["a (1) (2).png", "a (1).png"]
+
+
 def test_paths_are_relative_and_the_folder_can_be_moved(tmp_path: Path, parts: dict[str, list[Record]]) -> None:
     path = _write(parts, tmp_path / "data" / "list")
     assert str(tmp_path) not in path.read_text()

@@ -14,7 +14,7 @@ from torch import Tensor
 from phnet_monai.engines import Step, View
 from phnet_monai.engines.step import Output
 from phnet_monai.handlers import BCP
-from phnet_monai.handlers.bcp import draw_rectangle, largest_components, paste, region_loss
+from phnet_monai.handlers.bcp import draw_rectangle, largest_components, paste
 
 HEIGHT, WIDTH = 12, 15
 
@@ -201,15 +201,6 @@ def test_padding_gets_no_gradient_and_all_else_does():
         gradient = step.outputs[name].logits.grad
         assert not gradient[~view.valid.unsqueeze(1).expand_as(gradient)].any()
         assert gradient[view.valid.unsqueeze(1).expand_as(gradient)].all()
-
-
-def test_nothing_valid_in_a_region():
-    logits = torch.randn(2, 2, HEIGHT, WIDTH, requires_grad=True)
-    target, valid = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.long), torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
-    loss = region_loss(logits, target, torch.ones(HEIGHT, WIDTH, dtype=torch.bool), valid)
-    loss.backward()
-    assert loss.item() == 0
-    assert not logits.grad.any()
 
 
 # phase A

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phnet_monai.losses import masked_dice_loss
+from phnet_monai.losses import masked_ce_dice_loss, masked_cross_entropy, masked_dice_loss
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "bcp_reference.py"
 
@@ -104,3 +104,22 @@ def test_shapes_that_do_not_fit_are_refused(name):
     arguments[name] = arguments[name][:1]
     with pytest.raises(ValueError, match=rf"{name} has shape \(1, 4, 5\), expected \(2, 4, 5\)"):
         masked_dice_loss(logits, **arguments)
+
+
+def test_with_cross_entropy():
+    logits, target, weight, valid = case()
+    both = masked_cross_entropy(logits, target, weight, valid, "kept"), masked_dice_loss(logits, target, weight, valid)
+    loss = masked_ce_dice_loss(logits, target, weight, valid, reduction="kept")
+    assert loss.item() == pytest.approx((both[0].item() + both[1].item()) / 2)
+    twice = masked_ce_dice_loss(logits, target, weight, valid, over_processes=lambda count: 2 * count)
+    half = masked_cross_entropy(logits, target, weight, valid).item() / 2
+    assert twice.item() == pytest.approx((half + both[1].item()) / 2)
+
+
+def test_with_cross_entropy_where_nothing_is_valid():
+    logits, target, _, valid = case()
+    logits.requires_grad_()
+    loss = masked_ce_dice_loss(logits, target, valid=torch.zeros_like(valid))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
