@@ -71,7 +71,7 @@ def test_from_a_folder_of_pictures_to_masks(phantoms: Path, tmp_path: Path, caps
         with Image.open(masks / "masks" / picture.name) as mask:
             assert set(np.unique(np.asarray(mask))) <= {0, 255}
             assert mask.size == read_image(picture).shape[::-1]
-        assert (masks / "overlays" / picture.name).is_file()
+        assert (masks / "overlays" / f"{picture.stem}.jpg").is_file()
         assert (masks / "probabilities" / picture.name).is_file()
     assert json.loads((masks / "run.json").read_text(encoding="utf-8"))["finished"] is True
 
@@ -221,8 +221,9 @@ def test_demo_is_the_whole_way(tmp_path: Path, capsys: Output, monkeypatch: pyte
         shown = rf"^{name} +{100 * row['pooled_dice']:.1f} +{100 * row['dice_mean']:.1f}$"
         assert re.search(shown, printed, re.MULTILINE), printed
     assert "4 of 20 images" in printed
-    for kind in ("masks", "overlays"):
-        assert sorted(path.name for path in (out / "segmented" / kind).iterdir()) == tested
+    for kind, ending in (("masks", "png"), ("overlays", "jpg")):
+        written = sorted(path.name for path in (out / "segmented" / kind).iterdir())
+        assert written == [f"{Path(name).stem}.{ending}" for name in tested]
     methods = [json.loads((out / name / "config.json").read_text())["method"] for name in ("supervised_only", "phnet")]
     assert methods == ["sup_only_ema", "phnet"]
 
