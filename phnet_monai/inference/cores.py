@@ -11,9 +11,9 @@ HEAVY = 0.1
 
 
 class CoreShare:
-    """Inside, a network on the CPU leaves one core to readers and writers: threads that wait for a core they share with
-    them hold up the whole batch (a third more frames per second on two cores). A network so large that readers and
-    writers wait for it gets all cores from its second batch on (a third more again).
+    """Inside, a network on the CPU leaves one core to readers and writers from its second batch on: threads that wait
+    for a core they share with them hold up the whole batch (a third more frames per second on two cores). A network so
+    large that readers and writers wait for it keeps all cores. The first batch has no results beside it to be written.
 
     Args:
         device: of the network; where it is not the CPU nothing is changed.
@@ -24,8 +24,6 @@ class CoreShare:
 
     def __enter__(self) -> CoreShare:
         self.all = torch.get_num_threads()
-        if self.shared:
-            torch.set_num_threads(max(1, self.all - 1))
         return self
 
     def note(self, frames: int, seconds: float) -> None:

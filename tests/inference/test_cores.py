@@ -18,20 +18,24 @@ def four_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_one_core_is_left_to_readers_and_writers() -> None:
-    with CoreShare("cpu"):
+def test_one_core_is_left_to_readers_and_writers_once_there_is_something_to_write() -> None:
+    with CoreShare("cpu") as cores:
+        assert torch.get_num_threads() == 4
+        cores.note(16, 16 * HEAVY / 4 * 0.9)
+        assert torch.get_num_threads() == 3
+        cores.note(16, 16 * HEAVY / 3 * 0.9)  # the same work on three threads
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == 4
 
 
-def test_a_network_that_takes_long_gets_all_cores_and_gives_them_back() -> None:
+def test_a_network_that_takes_long_keeps_all_cores_or_gets_them_back() -> None:
     with CoreShare("cpu") as cores:
-        cores.note(16, 16 * HEAVY / 3 * 1.1)  # on three threads
-        assert torch.get_num_threads() == 4
-        cores.note(16, 16 * HEAVY / 4 * 1.1)  # the same work on four
+        cores.note(16, 16 * HEAVY / 4 * 1.1)
         assert torch.get_num_threads() == 4
         cores.note(16, 16 * HEAVY / 4 * 0.9)
         assert torch.get_num_threads() == 3
+        cores.note(16, 16 * HEAVY / 3 * 1.1)
+        assert torch.get_num_threads() == 4
 
 
 def test_a_single_core_stays() -> None:
@@ -49,6 +53,7 @@ def test_a_gpu_needs_no_core() -> None:
 
 
 def test_threads_come_back_after_an_error() -> None:
-    with pytest.raises(KeyboardInterrupt), CoreShare("cpu"):
+    with pytest.raises(KeyboardInterrupt), CoreShare("cpu") as cores:
+        cores.note(1, 0)
         raise KeyboardInterrupt
     assert torch.get_num_threads() == 4
