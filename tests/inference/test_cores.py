@@ -53,7 +53,7 @@ def test_a_gpu_needs_no_core() -> None:
 
 
 def test_threads_come_back_after_an_error() -> None:
-    with pytest.raises(KeyboardInterrupt), CoreShare("cpu") as cores:
-        cores.note(1, 0)
-        raise KeyboardInterrupt
+    cores = CoreShare("cpu")
+    with pytest.raises(KeyboardInterrupt), cores:
+        raise KeyboardInterrupt(cores.note(1, 0))
     assert torch.get_num_threads() == 4
