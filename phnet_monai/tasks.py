@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
@@ -46,8 +47,10 @@ class Task:
         history = None if self.folder is None else self.folder / "history.jsonl"
         if history is None or not history.is_file():
             return 0
-        lines = [line for line in history.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        return min(self.steps, int(json.loads(lines[-1])["iteration"])) if lines else 0
+        for line in reversed(history.read_text(encoding="utf-8").splitlines()):
+            with suppress(ValueError):
+                return min(self.steps, int(json.loads(line)["iteration"]))
+        return 0
 
 
 @dataclass

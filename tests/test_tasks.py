@@ -184,4 +184,6 @@ def test_steps_come_from_the_history(tmp_path: Path) -> None:
     rows = [json.dumps({"epoch": epoch, "iteration": 8 * epoch}) for epoch in (1, 2)]
     (tmp_path / "history.jsonl").write_text("\n".join(rows) + '\n{"epoch": 3, "iter')
     assert one.steps_done() == 16
+    (tmp_path / "history.jsonl").write_text("\n".join(rows) + '\n{"epoch": 3, "train": {"loss": 1}')
+    assert one.steps_done() == 16
     assert Task("a", "x:y", {}, steps=10, folder=tmp_path).steps_done() == 10

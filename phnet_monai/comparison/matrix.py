@@ -83,11 +83,12 @@ class Cell:
     labeled: str
     seed: int
     fold: int | None = None
+    folds: int | None = None
 
     @property
     def split(self) -> str:
         """Name of its datalist: fraction, seed and fold."""
-        fold = "" if self.fold is None else f"__fold{self.fold}"
+        fold = "" if self.fold is None else f"__fold{self.fold}of{self.folds}"
         return f"{self.labeled.replace('/', '-')}__seed{self.seed}{fold}"
 
     @property
@@ -128,7 +129,7 @@ class Matrix:
                 for profile in self.profiles:
                     for seed in self.seeds:
                         for fold in folds:
-                            yield Cell(row, profile, labeled, seed, fold)
+                            yield Cell(row, profile, labeled, seed, fold, self.folds)
 
     def reference_row(self) -> str:
         names = [row.name for row in self.rows]
@@ -164,6 +165,18 @@ def read_matrix(path: str | Path) -> Matrix:
     except json.JSONDecodeError as error:
         raise MatrixError(f"{path}: not valid JSON ({error})") from error
     return matrix_from_data(content, str(path))
+
+
+def read_comparison(out: str | Path) -> Matrix:
+    """The matrix of a comparison's folder.
+
+    Raises:
+        FileNotFoundError, MatrixError.
+    """
+    path = Path(out) / "compare.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a folder that `phnet compare` wrote")
+    return matrix_from_data(json.loads(path.read_text(encoding="utf-8")), str(path))
 
 
 def matrix_from_data(content: Any, origin: str) -> Matrix:
@@ -259,7 +272,9 @@ def choose_matrix(
         unknown = [name for name in names if name not in known]
         if unknown:
             raise MatrixError(f"there is no row {unknown[0]!r} in the matrix; its rows are {', '.join(known)}")
-        matrix = replace(matrix, rows=tuple(known[name] for name in names))
+        rows = tuple(known[name] for name in names)
+        reference = matrix.reference if matrix.reference in names else None
+        matrix = replace(matrix, rows=rows, reference=reference)
     return replace(matrix, **changes, overrides={**matrix.overrides, **(overrides or {})})
 
 
@@ -280,8 +295,6 @@ def check_matrix(matrix: Matrix) -> None:
         values = getattr(matrix, key)
         if not values or len(set(values if key != "rows" else names)) != len(values):
             raise MatrixError(f"`{key}` is {values!r}, expected at least one entry and none twice")
-    if matrix.reference is not None and matrix.reference not in names:
-        raise MatrixError(f"reference is {matrix.reference!r}, expected one of the rows {', '.join(names)}")
     if matrix.folds is not None and matrix.folds < 2:
         raise MatrixError(f"`folds` is {matrix.folds}, expected at least 2, or none")
     for labeled in matrix.labeled:
@@ -292,6 +305,13 @@ def check_matrix(matrix: Matrix) -> None:
     for profile in matrix.profiles:
         for row in matrix.rows:
             row_config(matrix, row, profile)
+
+
+def check_reference(matrix: Matrix) -> None:
+    """Raise MatrixError where the reference is none of the rows, those of earlier calls among them."""
+    names = [row.name for row in matrix.rows]
+    if matrix.reference is not None and matrix.reference not in names:
+        raise MatrixError(f"reference is {matrix.reference!r}, expected one of the rows {', '.join(names)}")
 
 
 def with_digests(matrix: Matrix) -> Matrix:

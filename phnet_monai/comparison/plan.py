@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from phnet_monai.comparison.matrix import Cell, Matrix, row_config
-from phnet_monai.engines.run import compose, native_methods, overlay_files, training_overlays
+from phnet_monai.comparison.matrix import Cell, Matrix, MatrixError, row_config
+from phnet_monai.comparison.results import read_cell
+from phnet_monai.data.records import shorten
+from phnet_monai.engines.run import compose, config_differences, native_methods, overlay_files, training_overlays
 from phnet_monai.files import digest
 from phnet_monai.shipped import bundle_folder
 from phnet_monai.tasks import Task
@@ -42,8 +44,22 @@ class Plan:
 
     def __post_init__(self) -> None:
         for cell in self.matrix.cells():
-            if not (self.out / "results" / f"{cell.name}.json").is_file():
+            kept = self.out / "results" / f"{cell.name}.json"
+            if kept.is_file():
+                self._check_finished(cell, kept)
+            else:
                 self._add_cell(cell)
+
+    def _check_finished(self, cell: Cell, kept: Path) -> None:
+        """Refuse to add to a cell that was trained with other settings, such as a shipped overlay that has changed."""
+        content = read_cell(kept, cell, self.matrix)
+        if "configuration" in content:
+            now = {**row_config(self.matrix, cell.row, cell.profile), "seed": cell.seed}
+            if found := config_differences(content["configuration"], now):
+                raise MatrixError(
+                    f"{kept}: was trained with other settings than its row has now: {shorten(found)}. Give the new row "
+                    "another `name`, use another folder, or remove the file, and the cell is trained anew."
+                )
 
     def _add_cell(self, cell: Cell) -> None:
         config = row_config(self.matrix, cell.row, cell.profile)

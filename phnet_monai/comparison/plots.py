@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phnet_monai.comparison.results import Result, Results
-from phnet_monai.comparison.statistics import interval_text, p_text, points
-from phnet_monai.comparison.tables import POOLED_DICE, score, size_text
+from phnet_monai.comparison.statistics import interval_text, points
+from phnet_monai.comparison.tables import POOLED_DICE, p_text, score, size_text
 from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer
 
@@ -47,12 +47,13 @@ _STYLE = {
 
 
 class Curve(NamedTuple):
-    """A figure over the steps of the runs of one row, in percent: mean, lowest and highest run."""
+    """A figure over the steps of the runs of one row, in percent: mean, lowest and highest run, and how many runs."""
 
     steps: NDArray[np.int64]
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    runs: int
 
 
 def pyplot() -> Any:
@@ -90,7 +91,8 @@ def curves(results: Results, profile: str, labeled: str, part: str, key: str = "
         steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
         if steps:
             values = 100 * np.array([[run[step] for step in steps] for run in runs])
-            found[name] = Curve(np.array(steps), values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+            low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
+            found[name] = Curve(np.array(steps), mean, low, high, len(runs))
     return found
 
 
@@ -297,17 +299,3 @@ def plot_sizes(records: Sequence[Mapping[str, Any]], path: Path, *, reference: s
         axes[0, 0].figure.supxlabel(
             "Dice per image, %, with 95 % interval; lesion area as a share of the image", fontsize=9
         )
-
-
-def plot_costs(records: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
-    """Seconds per step relative to the row that the records name as their base."""
-    ordered = sorted(records, key=lambda record: -record["relative"])
-    with drawing(path, 1, 1, (7.2, 1.2 + 0.3 * len(ordered))) as axes:
-        axis = axes[0, 0]
-        for place, record in enumerate(ordered):
-            axis.barh(place, record["relative"], height=0.62, color=BLUE)
-            label = f" {record['relative']:.2f} ×   {record['seconds_per_step']:.2f} s"
-            axis.annotate(label, (record["relative"], place), va="center", fontsize=8.5)
-        _name_rows(axis, [str(record["label"]) for record in ordered], {r["label"]: r["label"] for r in ordered}, "")
-        axis.set_xlim(0, 1.3 * max(record["relative"] for record in ordered))
-        axis.set(xlabel=f"time per training step, relative to {ordered[0]['base']}", title=title)

@@ -105,7 +105,7 @@ def write_report(
         n_resamples, seed: of the bootstrap intervals.
 
     Returns:
-        Path of `table.md`. Beside it: table.csv, statistics.csv, dice_by_size.csv, cost.csv and the plots.
+        Path of `table.md`. Beside it: table.csv, statistics.csv, dice_by_size.csv and the plots.
 
     Raises:
         FileNotFoundError: no comparison in `folder`.
@@ -160,18 +160,16 @@ def _check_extra(report: Report) -> MissingExtraError | None:
 
 
 def _write(report: Report) -> None:
+    report.paired = [record for scene in report.results.scenes() for record in _paired_records(report, scene)]
     _head(report)
     _overviews(report)
     for scene in report.results.scenes():
         _scene(report, scene)
-    costs = tables.cost_records(report.results)
-    _cost(report, costs)
     _missing(report)
     _origin(report)
     tables.write_csv(report.out / "table.csv", tables.score_records(report.results))
     tables.write_csv(report.out / "statistics.csv", report.paired, ["profile", "labeled", "reference", "other"])
     tables.write_csv(report.out / "dice_by_size.csv", report.sizes, ["profile", "labeled", "row", "quarter"])
-    tables.write_csv(report.out / "cost.csv", costs, ["profile", "row", "seconds_per_step"])
     with atomic_writer(report.out / REPORT) as stream:
         stream.write(("\n".join(report.lines).rstrip() + "\n").encode("utf-8"))
 
@@ -185,9 +183,15 @@ def _groups(folder: Path, work: Path, results: Results) -> Mapping[str, str]:
             parts = json.loads(datalist.read_text(encoding="utf-8"))
             entries = (entry for part in ("labeled", "unlabeled", *PARTS) for entry in parts.get(part, ()))
             found = {entry["case_id"]: entry["group_id"] for entry in entries}
-            write_json(file, dict(sorted(found.items())))
-            return found
+            if _scored_cases(results) <= found.keys():  # else it is of another data set
+                write_json(file, dict(sorted(found.items())))
+                return found
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _scored_cases(results: Results) -> set[str]:
+    tables = [result.per_image(part, "last") or {} for result in results.finished for part in PARTS]
+    return {case for table in tables for case in table}
 
 
 def _head(report: Report) -> None:
@@ -215,7 +219,7 @@ def _overviews(report: Report) -> None:
         if len(fractions) < 2 and not printed:
             continue
         report.add(f"## Overview, profile `{profile}`")
-        report.add(tables.overview(report.results, profile, report.part, report.checkpoint))
+        report.add(tables.overview(report.results, profile, report.part, report.checkpoint, report.paired))
         if printed:
             report.add(PARITY)
     for note in notes:
@@ -227,23 +231,29 @@ def _scene(report: Report, scene: tuple[str, str]) -> None:
     results = report.results
     profile, labeled = scene
     options: dict[str, Any] = {"part": report.part, "checkpoint": report.checkpoint}
-    sampling: dict[str, Any] = {"groups": report.groups, "n_resamples": report.n_resamples, "seed": report.seed}
     report.add(f"## {labeled} labeled, profile `{profile}`")
     report.add(_counts(results, scene))
     report.add(tables.scores(results, profile, labeled, report.part, report.checkpoint))
     if report.draw and any(result.summary(report.part, report.checkpoint) for result in results.finished):
         path = report.plot("methods", scene, "pooled Dice of all rows")
         plots.plot_methods(results, profile, labeled, path, title=report.title("Pooled Dice", scene), **options)
-    paired = statistics.paired_records(results, profile, labeled, **options, **sampling)
-    sizes = statistics.size_records(results, profile, labeled, **options, **sampling)
-    report.paired += paired
+    sizes = statistics.size_records(results, profile, labeled, **options, **_sampling(report))
     report.sizes += sizes
-    _paired(report, scene, paired)
+    _paired(report, scene, [r for r in report.paired if (r["profile"], r["labeled"]) == scene])
     _sizes(report, scene, sizes)
     if report.draw:
         _curves(report, scene)
     if report.draw and report.pictures:
         _pictures(report, scene)
+
+
+def _sampling(report: Report) -> dict[str, Any]:
+    return {"groups": report.groups, "n_resamples": report.n_resamples, "seed": report.seed}
+
+
+def _paired_records(report: Report, scene: tuple[str, str]) -> list[dict[str, Any]]:
+    options = {"part": report.part, "checkpoint": report.checkpoint, **_sampling(report)}
+    return statistics.paired_records(report.results, *scene, **options)
 
 
 def _counts(results: Results, scene: tuple[str, str]) -> str:
@@ -272,6 +282,8 @@ def _paired(report: Report, scene: tuple[str, str], records: Sequence[Mapping[st
         f"that draws groups as a whole, {report.n_resamples} resamples. They tell how sure the difference is on such "
         "images, not how it would vary with other splits or draws of the labeled images."
     )
+    if report.results.matrix.folds:
+        report.add("The pooled differences put the folds of a seed together, the table above averages over folds.")
     report.add(statistics.paired_table(records, reference))
     if report.draw:
         path = report.plot("differences", scene, f"differences to {reference}")
@@ -296,7 +308,7 @@ def _curves(report: Report, scene: tuple[str, str]) -> None:
         ("unlabeled", "pseudo_labels", "Pseudo-label accuracy", "unlabeled, pooled Dice, %"),
     )
     texts = {
-        "validation": "Mean over runs and their range; all rows of a seed begin with the same labeled-only start.",
+        "validation": "Mean over runs and their range. Rows of a seed that have the same start (below) begin from it.",
         "unlabeled": "The evaluated network's labels of the unlabeled training images against their hidden masks, "
         "which training never reads (as in the paper's Fig. 6).",
     }
@@ -308,7 +320,7 @@ def _curves(report: Report, scene: tuple[str, str]) -> None:
             plots.plot_curves(
                 found,
                 report.plot(name, scene, heading),
-                labels=report.results.labels_with_runs(*scene),
+                labels={name: report.results.label_of(name, curve.runs) for name, curve in found.items()},
                 reference=report.results.reference,
                 title=report.title(heading, scene),
                 ylabel=ylabel,
@@ -362,27 +374,6 @@ def write_pictures(
     figures.plot_probabilities(pictures, found, path, labels=labels, title=title)
 
 
-def _cost(report: Report, records: Sequence[Mapping[str, Any]]) -> None:
-    if not records:
-        return
-    report.add("## Time per training step")
-    report.add(
-        "Wall time of the whole training (validation included) over its steps, median of the runs that were trained in "
-        "one go. Trainings beside each other slow each other down, so this is no benchmark of single steps."
-    )
-    for profile in dict.fromkeys(record["profile"] for record in records):
-        own = [record for record in records if record["profile"] == profile]
-        base = own[0]["base"]
-        lines = [[r["label"], str(r["runs"]), f"{r['seconds_per_step']:.3f}", f"{r['relative']:.2f}"] for r in own]
-        report.add(f"Profile `{profile}`:")
-        report.add(tables.markdown(["method", "runs", "seconds per step", f"relative to {base}"], lines))
-        if report.draw:
-            several = len({record["profile"] for record in records}) > 1
-            name = f"cost_{profile}" if several else "cost"
-            path = report.plot(name, None, "time per training step")
-            plots.plot_costs(own, path, title=f"Time per training step, profile {profile}")
-
-
 def _missing(report: Report) -> None:
     report.add("## Missing")
     if report.results.missing:
@@ -407,19 +398,31 @@ def _origin(report: Report) -> None:
     report.add(tables.markdown(["row", "method", "recipe", "overlays", "values"], rows))
     facts = {
         "common values": _values(matrix.overrides),
-        "start": _start(report.results),
+        "start": _starts(report.results),
+        "values of the starts": _values(matrix.warm_start or {}),
         **{key: _distinct(report.results, key) for key in ("steps", "version", "commit", "date", "machine")},
     }
     report.add(*(f"- {name}: {value}" for name, value in facts.items() if value))
 
 
-def _start(results: Results) -> str:
-    if results.matrix.warm_start is None:
-        return "none shared: every run pretrains by its profile"
-    steps = {str(r.content["warm_start"]["steps"]) for r in results.finished if r.content.get("warm_start")}
-    text = "labeled-only training, shared by the rows of a fraction and seed"
-    changed = _values(results.matrix.warm_start)
-    return text + (f", {' or '.join(sorted(steps))} steps" if steps else "") + (f", {changed}" if changed else "")
+def _starts(results: Results) -> str:
+    """The labeled-only trainings that runs began from, with their rows, where not all have the same one."""
+    rows: dict[str, dict[str, None]] = {}
+    for result in results.finished:
+        rows.setdefault(_start(result), {})[result.cell.row.label] = None
+    if len(rows) == 1:
+        return f"{next(iter(rows))} of all rows"
+    return "; ".join(f"{start} of {', '.join(labels)}" for start, labels in rows.items())
+
+
+def _start(result: Result) -> str:
+    """Its name without fraction and seed, which are those of the run: `warm_start, 600 steps`."""
+    start = result.content.get("warm_start")
+    if start is None:
+        return "labeled-only epochs of the profile, if any,"
+    cell = result.cell
+    name = "__".join(part for part in start["name"].split("__") if part not in (cell.profile, *cell.split.split("__")))
+    return f"`{name}`, {start['steps']} steps,"
 
 
 def _values(values: Mapping[str, Any]) -> str:

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from phnet_monai.comparison.matrix import Cell, Matrix, MatrixError
-from phnet_monai.comparison.run import read_comparison
+from phnet_monai.comparison.matrix import Cell, Matrix, MatrixError, read_comparison
+from phnet_monai.data.records import shorten
+from phnet_monai.engines.run import config_differences
 from phnet_monai.metrics import read_per_image
 
 Run = tuple[int, int | None]
@@ -106,9 +107,11 @@ class Results:
     def labels_with_runs(self, profile: str, labeled: str) -> dict[str, str]:
         """Labels; a row that is not finished says how far it is: `AugSeg (2 of 3)`."""
         counts = {name: len(found) for name, found in self.of(profile, labeled).items()}
-        wanted = self.runs_wanted
-        short = {name: f" ({count} of {wanted})" for name, count in counts.items() if count < wanted}
-        return {name: label + short.get(name, "") for name, label in self.labels().items()}
+        return {name: self.label_of(name, counts.get(name, self.runs_wanted)) for name in self.labels()}
+
+    def label_of(self, name: str, runs: int) -> str:
+        """Label of a row of which so many runs are shown."""
+        return self.labels()[name] + (f" ({runs} of {self.runs_wanted})" if runs < self.runs_wanted else "")
 
     @property
     def runs_wanted(self) -> int:
@@ -130,12 +133,13 @@ def read_results(folder: str | Path) -> Results:
     for cell in matrix.cells():
         path = folder / "results" / f"{cell.name}.json"
         if path.is_file():
-            finished.append(Result(cell, path, _content(path, cell)))
+            finished.append(Result(cell, path, read_cell(path, cell, matrix)))
         else:
             missing.append(cell.name)
     if not finished:
         raise MatrixError(f"{folder / 'results'}: no cell of {folder / 'compare.json'} is finished, nothing to report")
     _check_splits(finished)
+    _check_settings(finished)
     return Results(matrix, tuple(finished), tuple(missing))
 
 
@@ -152,16 +156,40 @@ def _check_splits(finished: Sequence[Result]) -> None:
             )
 
 
-def _content(path: Path, cell: Cell) -> Mapping[str, Any]:
+def _check_settings(finished: Sequence[Result]) -> None:
+    """Refuse trainings of one row and profile with different configurations, where a shipped overlay has changed."""
+    seen: dict[tuple[str, str], Result] = {}
+    for result in (one for one in finished if "configuration" in one.content):
+        first = seen.setdefault((result.cell.row.name, result.cell.profile), result)
+        before, now = (dict(one.content["configuration"], seed=0) for one in (first, result))
+        if found := config_differences(before, now):
+            raise ValueError(
+                f"{first.path} and {result.path} stand in one row and were trained with different settings "
+                f"({shorten(found)}). Remove the files of one of them, and it is trained anew."
+            )
+
+
+def read_cell(path: Path, cell: Cell, matrix: Matrix) -> Mapping[str, Any]:
+    """The result file of a finished cell.
+
+    Raises:
+        ValueError: no JSON, or of another cell or other settings than the matrix has; the message names the file.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); remove it, and the cell is trained anew") from error
-    wanted = {"row": cell.row.name, "profile": cell.profile, "labeled": cell.labeled, "seed": cell.seed}
-    wrong = [key for key, value in wanted.items() if not isinstance(content, dict) or content.get(key) != value]
-    if wrong:
-        found = content.get(wrong[0]) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: {wrong[0]} is {found!r}, expected {wanted[wrong[0]]!r} by the file's name")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}; remove it")
+    by_name = {"row": cell.row.name, **{key: getattr(cell, key) for key in ("profile", "labeled", "seed", "fold")}}
+    row = {"method": cell.row.method, "recipe": cell.row.recipe, "config": list(cell.row.config)}
+    settings = {**row, "overrides": {**matrix.overrides, **cell.row.overrides}}
+    for wanted, told in ((by_name, "the file's name"), (settings, "the comparison's rows")):
+        for key in (key for key, value in wanted.items() if content.get(key) != value):
+            raise ValueError(
+                f"{path}: {key} is {content.get(key)!r}, expected {wanted[key]!r} by {told}; use another folder, or "
+                "remove the file, and the cell is trained anew"
+            )
     return content
 
 

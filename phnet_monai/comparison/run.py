@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from phnet_monai.comparison.matrix import Matrix, MatrixError, check_matrix, matrix_from_data, merge, with_digests
+from phnet_monai.comparison.matrix import (
+    Matrix,
+    MatrixError,
+    check_matrix,
+    check_reference,
+    merge,
+    read_comparison,
+    with_digests,
+)
 from phnet_monai.comparison.plan import Plan
 from phnet_monai.data import check_leaks
 from phnet_monai.files import locked, write_json
@@ -49,12 +56,13 @@ def compare(
     if jobs < 0:
         raise MatrixError(f"jobs is {jobs}, expected at least 0")
     with locked(out, "`phnet compare`"), locked(work, "`phnet compare`"):
+        earlier = out / "compare.json"
+        whole = merge(read_comparison(out), matrix, str(earlier)) if earlier.is_file() else matrix
+        check_reference(whole)
         plan = Plan(matrix, Path(source).resolve(), layout, out, work, device, allow_leak)
         for datalist in {task.arguments.get("datalist") for task in plan.tasks.values()}:
             if datalist is not None and Path(datalist).is_file():
                 check_leaks(datalist, allow=allow_leak)
-        earlier = out / "compare.json"
-        whole = merge(read_comparison(out), matrix, str(earlier)) if earlier.is_file() else matrix
         write_json(earlier, whole.as_data())
         each = threads or max(1, _processors() // max(1, jobs))
         return run_tasks(list(plan.tasks.values()), jobs=jobs, threads=each, progress=progress)
@@ -63,11 +71,3 @@ def compare(
 def _processors() -> int:
     """Those that this process may use, on a shared server perhaps not all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def read_comparison(out: str | Path) -> Matrix:
-    """The matrix of a comparison's folder."""
-    path = Path(out) / "compare.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a folder that `phnet compare` wrote")
-    return matrix_from_data(json.loads(path.read_text(encoding="utf-8")), str(path))

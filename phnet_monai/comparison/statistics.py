@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phnet_monai.comparison.results import Result, Results, Run, common_runs
-from phnet_monai.comparison.tables import markdown
+from phnet_monai.comparison.tables import markdown, p_text
 from phnet_monai.metrics import holm, weighted_interval, wilcoxon_holm
 
 RESAMPLES = 10_000
@@ -217,11 +217,6 @@ def interval_text(low: float, high: float) -> str:
     return "-" if math.isnan(low) or math.isnan(high) else f"{points(low)} to {points(high)}"
 
 
-def p_text(p: float) -> str:
-    """`0.012`, `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def size_records(
     results: Results,
     profile: str,
@@ -241,7 +236,7 @@ def size_records(
     Returns:
         One record per row and quarter (1: smallest lesions).
     """
-    labels = results.labels()
+    labels = results.labels_with_runs(profile, labeled)
     found = {
         name: per_image(finished, [result.run for result in finished], part, checkpoint)
         for name, finished in results.of(profile, labeled).items()

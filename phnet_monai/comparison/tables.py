@@ -1,4 +1,4 @@
-"""Tables of a comparison: scores by row and labeled fraction, Dice by lesion size, cost; as Markdown and CSV."""
+"""Tables of a comparison: scores by row and labeled fraction, Dice by lesion size; as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ FIGURES = (
     Figure("ece", "ECE", 1, 3, False),
 )
 POOLED_DICE = FIGURES[0]
-BASES = ("sup_only", "sup_only_ema")
 
 
 class Spread(NamedTuple):
@@ -102,8 +101,14 @@ def paper_figures(paper: Mapping[str, Any], labeled: str) -> dict[str, Mapping[s
     return {name: entry[labeled] for name, entry in paper.items() if isinstance(entry, Mapping) and labeled in entry}
 
 
-def overview(results: Results, profile: str, part: str, checkpoint: str) -> str:
-    """Rows x fractions as the paper prints them: pooled Dice, with the paper's own figures beside, by data set."""
+def overview(
+    results: Results, profile: str, part: str, checkpoint: str, paired: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Rows x fractions as the paper prints them: pooled Dice, with the paper's own figures beside, by data set.
+
+    Args:
+        paired: records of `statistics.paired_records`: where the paper prints a p, ours stands beside our figure.
+    """
     fractions = [labeled for p, labeled in results.scenes() if p == profile]
     rows = {row.name: row for row in results.matrix.rows}
     shown = {labeled: results.of(profile, labeled) for labeled in fractions}
@@ -117,12 +122,18 @@ def overview(results: Results, profile: str, part: str, checkpoint: str) -> str:
         if key in printed
     }
     ours = (POOLED_DICE, FIGURES[1]) if any(key == "iou" for _, key in datasets) else (POOLED_DICE,)
+    tested = {(r["labeled"], r["other"]): f" (p {p_text(r['p_holm'])})" for r in paired if r["profile"] == profile}
+    with_p = bool(tested) and any(
+        "p" in one for row in rows.values() for lab in fractions for one in paper_figures(row.paper, lab).values()
+    )
     header, columns = ["method"], []
     for figure in ours:
         for labeled in fractions:
-            header.append(f"{labeled}, {figure.heading}")
+            p_too = with_p and figure is POOLED_DICE
+            header.append(f"{labeled}, {figure.heading}" + (" (p: Dice per image, Holm)" if p_too else ""))
             found = {name: score(shown[labeled].get(name, []), figure, part, checkpoint) for name in names}
-            columns.append(_with_runs(marked(found, figure), found, results.runs_wanted))
+            texts = _with_runs(marked(found, figure), found, results.runs_wanted)
+            columns.append({n: text + tested.get((labeled, n), "") * p_too for n, text in texts.items()})
     for dataset, key in sorted(datasets, key=lambda pair: pair[0] not in results.matrix.dataset):
         for labeled in fractions:
             header.append(f"{labeled}, *paper, {dataset}: {'Dice' if key == 'dice' else 'IoU'}*")
@@ -195,46 +206,9 @@ def text(entry: Spread, digits: int = 1) -> str:
     return mean if math.isnan(entry.std) else f"{mean} ± {entry.std:.{digits}f}"
 
 
-def cost_records(results: Results) -> list[dict[str, Any]]:
-    """Seconds per training step of each row, and relative to supervised-only (the cheapest row, where that is missing).
-
-    Only runs that were trained in one go have a time; cells that ran side by side slow each other down.
-    """
-    records: list[dict[str, Any]] = []
-    for profile in results.matrix.profiles:
-        own: list[dict[str, Any]] = []
-        for row in results.matrix.rows:
-            times = [
-                result.content["seconds"] / result.content["steps"]
-                for result in results.finished
-                if (result.cell.row.name, result.cell.profile) == (row.name, profile)
-                and result.content.get("seconds")
-                and result.content.get("steps")
-            ]
-            if times:
-                own.append(
-                    {
-                        "profile": profile,
-                        "row": row.name,
-                        "label": row.label,
-                        "method": row.method,
-                        "runs": len(times),
-                        "seconds_per_step": float(np.median(times)),
-                    }
-                )
-        if own:
-            base = min(own, key=lambda record: (_rank(record["method"]), record["seconds_per_step"]))
-            relative = {"base": base["label"]}
-            records += [
-                record | relative | {"relative": record["seconds_per_step"] / base["seconds_per_step"]}
-                for record in own
-            ]
-    return records
-
-
-def _rank(method: str) -> int:
-    """Supervised-only first: what the others' cost is measured in."""
-    return BASES.index(method) if method in BASES else len(BASES)
+def p_text(p: float) -> str:
+    """`0.012`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def size_text(low: float, high: float) -> str:

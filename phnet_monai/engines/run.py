@@ -275,17 +275,28 @@ def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: they differ; the message names the ids.
     """
-    before = json.loads(kept.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(config))
-    known = {name for name in before if name in now and name not in MAY_DIFFER}
-    simple_first = sorted(known, key=lambda name: (isinstance(before[name], dict), name))
-    shipped = json.loads((bundle_folder() / "configs" / "train.json").read_text(encoding="utf-8"))
-    found = [one for name in simple_first for one in _differences(name, before[name], now[name], shipped.get(name))]
+    found = config_differences(json.loads(kept.read_text(encoding="utf-8")), config)
     if found:
         raise ConfigError(
             f"{kept}: the run began with another configuration: {shorten(found, 5)}. Resume with the same one, or "
             "train into another folder."
         )
+
+
+def what_is_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed configuration without what does not change the training (`MAY_DIFFER`), as plain values."""
+    return {name: value for name, value in json.loads(json.dumps(config)).items() if name not in MAY_DIFFER}
+
+
+def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`id was value, is value` of all that makes two composed configurations different trainings, single values first.
+
+    Ids of one of them only, and new ones that hold what `train.json` ships, are of another version, and no difference.
+    """
+    before, now = what_is_trained(before), what_is_trained(now)
+    simple_first = sorted(before.keys() & now.keys(), key=lambda name: (isinstance(before[name], dict), name))
+    shipped = json.loads((bundle_folder() / "configs" / "train.json").read_text(encoding="utf-8"))
+    return [one for name in simple_first for one in _differences(name, before[name], now[name], shipped.get(name))]
 
 
 def _differences(name: str, before: Any, now: Any, shipped: Any) -> list[str]:

@@ -15,6 +15,7 @@ from phnet_monai.comparison.matrix import (
     MatrixError,
     Row,
     check_matrix,
+    check_reference,
     choose_matrix,
     matrix_from_data,
     merge,
@@ -49,7 +50,7 @@ def test_cells_are_all_combinations_fraction_by_fraction() -> None:
 def test_folds_multiply_the_cells() -> None:
     cells = list(matrix("phnet", folds=3, seeds=(1,)).cells())
     assert [cell.fold for cell in cells] == [1, 2, 3]
-    assert [cell.split for cell in cells] == [f"1-8__seed1__fold{fold}" for fold in (1, 2, 3)]
+    assert [cell.split for cell in cells] == [f"1-8__seed1__fold{fold}of3" for fold in (1, 2, 3)]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -118,7 +119,6 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         ({"labeled": ()}, "`labeled` is"),
         ({"labeled": ("many",)}, "`labeled`: "),
         ({"folds": 1}, "`folds` is 1, expected at least 2"),
-        ({"reference": "bcp"}, "reference is 'bcp', expected one of the rows sup_only, phnet"),
     ],
 )
 def test_mistakes_are_found_before_any_training(changes: dict, message: str) -> None:
@@ -154,6 +154,20 @@ def test_flags_narrow_a_matrix_file(tmp_path: Path) -> None:
         choose_matrix(tmp_path / "m.json", None, {**NOTHING, "rows": ["bcp"]})
     with pytest.raises(MatrixError, match="nothing to compare"):
         choose_matrix(None, None, NOTHING)
+
+
+def test_a_preset_may_be_narrowed_to_rows_without_its_reference() -> None:
+    found = choose_matrix(None, "table1", {**NOTHING, "rows": ["cps", "imas"]})
+    check_reference(found)
+    assert found.reference_row() == "imas"
+    grown = merge(choose_matrix(None, "table1", NOTHING), found, "here")
+    assert grown.reference_row() == "phnet"
+
+
+def test_the_reference_is_a_row_of_this_call_or_of_an_earlier_one() -> None:
+    with pytest.raises(MatrixError, match="reference is 'bcp', expected one of the rows sup_only, phnet"):
+        check_reference(replace(matrix("sup_only", "phnet"), reference="bcp"))
+    check_reference(merge(matrix("phnet"), replace(matrix("cutmix"), reference="phnet"), "here"))
 
 
 def test_a_row_is_composed_in_order() -> None:

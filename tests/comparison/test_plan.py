@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from phnet_monai.comparison.matrix import Matrix, Row, row_config, rows_of_methods
+from phnet_monai.comparison.matrix import Matrix, MatrixError, Row, row_config, rows_of_methods
 from phnet_monai.comparison.plan import Plan
 from phnet_monai.engines.run import compose, native_methods, training_overlays
+from phnet_monai.files import write_json
 from phnet_monai.shipped import bundle_folder
 from phnet_monai.tasks import Task
 
@@ -67,7 +68,7 @@ def test_a_cell_needs_its_datalist_and_its_start(plan: MakePlan) -> None:
 def test_starts_are_shared_within_a_fraction_seed_profile_and_fold_only(plan: MakePlan) -> None:
     tasks = plan("phnet", "sup_only_ema", "cutmix", seeds=(0, 1), labeled=("1/8", "1/4"), folds=2)
     assert starts(tasks) == [
-        f"warm_start__cpu__{labeled}__seed{seed}__fold{fold}"
+        f"warm_start__cpu__{labeled}__seed{seed}__fold{fold}of2"
         for labeled in ("1-8", "1-4")
         for seed in (0, 1)
         for fold in (1, 2)
@@ -108,11 +109,31 @@ def test_the_second_student_starts_from_another_training_on_the_same_images(plan
 
 
 def test_finished_cells_are_left_out_with_what_only_they_need(plan: MakePlan, tmp_path: Path) -> None:
-    (tmp_path / "out" / "results").mkdir(parents=True)
-    (tmp_path / "out" / "results" / f"bcp__{SPLIT}.json").touch()
+    finish(tmp_path, "bcp")
     assert list(plan("bcp", "phnet")) == ["data__1-8__seed0", f"warm_start__{SPLIT}", f"phnet__{SPLIT}"]
-    (tmp_path / "out" / "results" / f"phnet__{SPLIT}.json").touch()
+    finish(tmp_path, "phnet")
     assert plan("bcp", "phnet") == {}
+
+
+def finish(folder: Path, method: str, **changes: Any) -> None:
+    """A result file as an older version left it, without the configuration."""
+    content = {"row": method, "method": method, "profile": "cpu", "labeled": "1/8", "seed": 0, "fold": None}
+    content |= {"recipe": "harmonised", "config": [], "overrides": {}, **changes}
+    write_json(folder / "out" / "results" / f"{method}__{SPLIT}.json", content)
+
+
+def test_cells_that_were_finished_with_other_settings_are_no_part_of_it(plan: MakePlan, tmp_path: Path) -> None:
+    finish(tmp_path, "bcp", overrides={"rate": 0.5})
+    with pytest.raises(ValueError, match=r"bcp__cpu__1-8__seed0\.json: overrides is {'rate': 0\.5}, expected {}"):
+        plan("bcp")
+    matrix = Matrix(rows_of_methods(("phnet",)))
+    shipped = row_config(matrix, matrix.rows[0], "cpu")
+    finish(tmp_path, "phnet", configuration=shipped)
+    assert plan("phnet") == {}
+    older = {**shipped, "apa": {**shipped["apa"], "threshold": 0.123}}
+    finish(tmp_path, "phnet", configuration=older)
+    with pytest.raises(MatrixError, match=r"other settings than its row has now: apa#threshold was 0\.123, is "):
+        plan("phnet")
 
 
 def test_another_network_has_another_start_but_not_for_its_projector(plan: MakePlan) -> None:

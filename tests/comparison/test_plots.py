@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phnet_monai.comparison import plots, statistics, tables
+from phnet_monai.comparison import plots, statistics
 from phnet_monai.comparison.plots import Curve, spaced
 from phnet_monai.comparison.results import read_results
 from phnet_monai.extras import MissingExtraError
@@ -72,7 +72,8 @@ def picture(path: Path) -> np.ndarray:
 def test_curves_are_drawn_in_one_panel_or_many(tmp_path: Path, rows: int) -> None:
     steps = np.array([100, 200, 300])
     found = {
-        f"m{i}": Curve(steps, 60 + i + steps / 100, 59 + i + steps / 100, 61.5 + i + steps / 100) for i in range(rows)
+        f"m{i}": Curve(steps, 60 + i + steps / 100, 59 + i + steps / 100, 61.5 + i + steps / 100, 2)
+        for i in range(rows)
     }
     labels = {name: f"Method {name}" for name in found}
     for name in ("a.png", "b.png"):
@@ -83,7 +84,7 @@ def test_curves_are_drawn_in_one_panel_or_many(tmp_path: Path, rows: int) -> Non
 
 def test_curves_without_the_reference(tmp_path: Path) -> None:
     for rows in (2, 6):
-        found = {f"m{i}": Curve(np.array([1]), *(np.array([60.0 + i]) for _ in range(3))) for i in range(rows)}
+        found = {f"m{i}": Curve(np.array([1]), *(np.array([60.0 + i]) for _ in range(3)), 1) for i in range(rows)}
         labels = {name: name for name in found}
         plots.plot_curves(found, tmp_path / "c.png", labels=labels, reference="gone", title="T", ylabel="Dice")
         picture(tmp_path / "c.png")
@@ -96,8 +97,7 @@ def test_other_plots(make_comparison: Make, tmp_path: Path) -> None:
     plots.plot_methods(results, "cpu", "1/8", tmp_path / "m.png", part="test", checkpoint="last", title="T")
     plots.plot_differences(paired, tmp_path / "d.png", reference="PH-Net", title="T")
     plots.plot_sizes(sizes, tmp_path / "s.png", reference="phnet", title="T")
-    plots.plot_costs(tables.cost_records(results), tmp_path / "c.png", title="T")
-    for name in "mdsc":
+    for name in "mds":
         picture(tmp_path / f"{name}.png")
     # blue is the reference's and nobody else's
     blue = np.array([0, 114, 178])

@@ -21,7 +21,7 @@ from phnet_monai.shipped import bundle_folder
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"n_resamples": 50}
-PRESETS = ("table1", "table2", "table3a", "table3b", "table3c", "fig8", "plus")
+PRESETS = ("table1", "table2", "table3a", "table3b", "table3c", "fig8", "fig8_paper", "plus")
 
 
 def records(path: Path) -> list[dict[str, str]]:
@@ -35,8 +35,8 @@ def test_everything_is_there_and_linked(make_comparison: Make) -> None:
     text = path.read_text(encoding="utf-8")
     assert path == folder / "report" / "table.md"
     linked = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert len(linked) == len(set(linked)) == 2 * 5 + 1  # five plots a fraction, and the cost
-    assert {*linked, "table.md", "table.csv", "statistics.csv", "dice_by_size.csv", "cost.csv"} == {
+    assert len(linked) == len(set(linked)) == 2 * 5  # five plots a fraction
+    assert {*linked, "table.md", "table.csv", "statistics.csv", "dice_by_size.csv"} == {
         file.name for file in path.parent.iterdir()
     }
     assert "**11 of 12 trainings are finished**" in text
@@ -64,6 +64,16 @@ def test_one_cell_is_enough(make_comparison: Make) -> None:
     assert "**1 of 6 trainings are finished**" in text
     assert "Not yet: PH-Net and another row need scores" in text
     assert records(folder / "report" / "statistics.csv") == []
+
+
+def test_our_p_stands_where_the_paper_prints_its_own(make_comparison: Make) -> None:
+    paper = {name: {"BUSI": {"1/8": {"dice": 70, "p": 0.01}}} for name in ("sup_only", "cutmix")}
+    folder = make_comparison(paper=paper)
+    text = write_report(folder, draw=False, **QUICK).read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("| CutMix |") and "(p 0.010)" in line)
+    ours = float(records(folder / "report" / "statistics.csv")[1]["p_holm"])
+    assert f"(p {ours:.3f})" in line.split("|")[2]
+    assert "pooled Dice (p: Dice per image, Holm)" in text
 
 
 def test_paper_figures_carry_their_remark(make_comparison: Make) -> None:
@@ -119,6 +129,9 @@ def with_work(make_comparison: Make) -> Path:
     checkpoint = runpy.run_path(str(Path(__file__).with_name("test_figures.py")))["checkpoint"]
     folder = make_comparison()
     phantoms = write_phantoms(folder / "phantoms", 30, seed=0, size_range=(50, 70))
+    for kind in ("images", "masks"):  # the cases of the made-up scores
+        for number, file in enumerate(sorted((phantoms / kind).iterdir())):
+            file.rename(file.with_name(f"case {number:02d}{file.suffix}"))
     prepare_folder(phantoms, folder / "work" / "data" / "1-8__seed1", labeled=4, progress=False)
     for row in ("sup_only", "phnet"):
         checkpoint(folder / "work" / "cells" / f"{row}__cpu__1-8__seed1" / "last.pt")
@@ -147,6 +160,11 @@ def test_groups_are_kept_beside_the_results(with_work: Path) -> None:
     groups = json.loads((with_work / "groups.json").read_text(encoding="utf-8"))
     datalist = load_datalist(with_work / "work" / "data" / "1-8__seed1" / "datalist.json")
     assert groups == {entry["case_id"]: entry["group_id"] for part in datalist.values() for entry in part}
+    # a work folder of another data set must not replace them
+    other = with_work / "other"
+    prepare_folder(write_phantoms(other / "in", 30, seed=1), other / "data" / "1-8__seed1", labeled=4, progress=False)
+    write_report(with_work, work=other, draw=False, **QUICK)
+    assert json.loads((with_work / "groups.json").read_text(encoding="utf-8")) == groups
     # read back where the work folder is gone
     groups = {f"case {number:02d}": f"g{number // 2}" for number in range(20)}
     (with_work / "groups.json").write_text(json.dumps(groups), encoding="utf-8")
@@ -169,6 +187,21 @@ def test_every_commit_is_named_also_the_unknown_one(make_comparison: Make) -> No
     text = write_report(make_comparison(changes=changes, missing=missing), draw=False, **QUICK).read_text("utf-8")
     assert "- commit: a1 (2); b2 (1); unknown (2)\n" in text
     assert "- steps: 300\n" in text
+
+
+def test_the_starts_are_named_with_the_rows_that_began_from_them(make_comparison: Make) -> None:
+    starts = {"sup_only": "warm_start", "phnet": "warm_start", "cutmix": "bcp_warm_start"}
+    changes = {
+        f"{row}__cpu__1-8__seed{seed}": {"warm_start": {"name": f"{start}__cpu__1-8__seed{seed}__0a1b", "steps": 600}}
+        for row, start in starts.items()
+        for seed in (0, 1)
+    }
+    folder = make_comparison(changes=changes)
+    text = write_report(folder, draw=False, **QUICK).read_text(encoding="utf-8")
+    assert (
+        "- start: `warm_start__0a1b`, 600 steps, of SupOnly, PH-Net; `bcp_warm_start__0a1b`, 600 steps, of CutMix\n"
+        in text
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)

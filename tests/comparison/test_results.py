@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +68,33 @@ def test_files_that_are_refused(make_comparison: Make) -> None:
     with pytest.raises(ValueError, match=r"cutmix__cpu__1-8__seed1\.json: not valid JSON"):
         read_results(folder)
     broken.write_text("[]")
-    with pytest.raises(ValueError, match="row is 'list', expected 'cutmix'"):
+    with pytest.raises(ValueError, match="expected a JSON object, found a list"):
+        read_results(folder)
+    broken.write_text("{}")
+    with pytest.raises(ValueError, match="row is None, expected 'cutmix' by the file's name"):
+        read_results(folder)
+
+
+def test_cells_of_other_settings_than_the_rows_have_are_refused(make_comparison: Make) -> None:
+    folder = make_comparison(changes={"cutmix__cpu__1-8__seed1": {"method": "phnet", "overrides": {"rate": 0.5}}})
+    with pytest.raises(ValueError, match=r"overrides is {'rate': 0\.5}, expected {} by the comparison's rows"):
+        read_results(folder)
+
+
+def test_one_row_has_one_configuration(make_comparison: Make) -> None:
+    own = {"seed": 0, "rate": 0.1, "output_dir": "here", "apa": {"threshold": 0.5}}
+    changes = {
+        "phnet__cpu__1-8__seed0": {"configuration": own},
+        "phnet__cpu__1-8__seed1": {"configuration": {**own, "seed": 1, "output_dir": "there"}},
+        "cutmix__cpu__1-8__seed0": {"configuration": {**own, "rate": 0.2}},
+    }
+    folder = make_comparison(changes=changes)
+    assert len(read_results(folder).finished) == 6
+    cell = folder / "results" / "phnet__cpu__1-8__seed1.json"
+    content = json.loads(cell.read_text())
+    content["configuration"]["apa"] = {"threshold": 0.6}
+    cell.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"different settings \(apa#threshold was 0\.5, is 0\.6\)"):
         read_results(folder)
 
 

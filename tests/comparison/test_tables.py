@@ -130,24 +130,5 @@ def test_records_for_the_csv(make_comparison: Make, tmp_path: Path) -> None:
     assert (last["paper_BUSI_dice"], read[0]["paper_BUSI_dice"], last["ece"]) == ("73.61", "", "")
 
 
-def test_cost_is_relative_to_supervised_only(make_comparison: Make) -> None:
-    changes = {
-        "sup_only__cpu__1-8__seed0": {"seconds": 60.0},
-        "sup_only__cpu__1-8__seed1": {"seconds": None},  # resumed: its time is not known
-        "cutmix__cpu__1-8__seed0": {"seconds": 30.0},
-        "cutmix__cpu__1-8__seed1": {"seconds": 90.0},
-        "phnet__cpu__1-8__seed0": {"seconds": 150.0, "steps": 600},
-        "phnet__cpu__1-8__seed1": {"seconds": 150.0},
-    }
-    records = tables.cost_records(read_results(make_comparison(changes=changes)))
-    assert [(r["row"], r["runs"], r["base"]) for r in records] == [
-        ("sup_only", 1, "SupOnly"),
-        ("cutmix", 2, "SupOnly"),
-        ("phnet", 2, "SupOnly"),
-    ]
-    assert [r["seconds_per_step"] for r in records] == pytest.approx([0.2, 0.2, 0.375])
-    assert [r["relative"] for r in records] == pytest.approx([1, 1, 1.875])
-
-
 def test_markdown_keeps_bars_inside_cells() -> None:
     assert tables.markdown(["a", "b"], [["x|y", "1"]]).splitlines() == ["| a | b |", "| :-- | --: |", "| x\\|y | 1 |"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from phnet_monai import __version__
 from phnet_monai.comparison import Matrix, MatrixError, compare, read_comparison, write_report
 from phnet_monai.comparison.cells import split_sha256, tracked, train
 from phnet_monai.comparison.matrix import Row, rows_of_methods
@@ -58,6 +59,12 @@ def test_every_cell_leaves_its_scores_history_and_tables(finished: Path) -> None
     assert cell["counts"] == {part: len(datalist[part]) for part in ("labeled", "unlabeled", "validation", "test")}
     assert cell["split_sha256"] == split_sha256(str(finished / "work" / "data" / SPLIT / "datalist.json"))
     assert cell["seconds"] > 0
+    assert cell["configuration"]["max_epochs"] == 2
+    assert not {"output_dir", "datalist", "device"} & cell["configuration"].keys()
+    assert len(cell["starts_sha256"]["init"]) == 64
+    (go,) = cell["trained"]
+    assert go.items() <= cell.items()
+    assert (cell["version"], cell["machine"]["threads"]) == (__version__, 1)
     assert cell["evaluated"] == "teacher"
     assert [row["epoch"] for row in cell["history"]] == [1, 2]
     for row in cell["history"]:
@@ -150,7 +157,10 @@ def test_finished_trainings_of_other_settings_or_images_are_not_taken(
     longer = replace(MATRIX, overrides={**MATRIX.overrides, "max_epochs": 3})
     outcome = run(longer, phantoms, tmp_path / "longer", work=work)
     assert {name for name in outcome.errors if name in CELLS} == set(CELLS)
-    assert all("holds a training of other settings" in outcome.errors[name] for name in CELLS)
+    assert all("other settings (max_epochs was 2, is 3)" in outcome.errors[name] for name in CELLS)
+    warmer = replace(MATRIX, warm_start={**(MATRIX.warm_start or {}), "max_epochs": 2})
+    outcome = run(warmer, phantoms, tmp_path / "warmer", work=work)
+    assert all("holds a training of other starts" in outcome.errors[name] for name in CELLS)
     shutil.copytree(phantoms, tmp_path / "others")
     outcome = run(MATRIX, tmp_path / "others", tmp_path / "out", work=work)
     assert "its datalist is of other images" in outcome.errors[f"data__{SPLIT}"]
@@ -164,12 +174,14 @@ def test_a_folder_in_which_nothing_was_saved_may_be_used_for_other_settings(
     start = next(task for task in plan.tasks.values() if task.function.endswith(":train"))
     folder = tmp_path / "start"
     folder.mkdir()
-    (folder / "training.json").write_text('{"settings": {"max_epochs": 99}}', encoding="utf-8")
+    (folder / "training.json").write_text('{"images": "others"}', encoding="utf-8")
     train(**{**start.arguments, "folder": str(folder)})
     assert (folder / "last.pt").is_file()
-    assert read(folder / "training.json")["settings"]["max_epochs"] == 1
-    (folder / "training.json").write_text('{"settings": {"max_epochs": 99}}', encoding="utf-8")
-    with pytest.raises(ValueError, match="holds a training of other settings"):
+    stamp = read(folder / "training.json")
+    assert stamp["images"] == split_sha256(start.arguments["datalist"])
+    assert [go["version"] for go in stamp["trained"]] == [__version__]
+    (folder / "training.json").write_text('{"images": "others"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="holds a training of other images"):
         train(**{**start.arguments, "folder": str(folder)})
 
 
