@@ -398,31 +398,29 @@ def _origin(report: Report) -> None:
     report.add(tables.markdown(["row", "method", "recipe", "overlays", "values"], rows))
     facts = {
         "common values": _values(matrix.overrides),
-        "start": _starts(report.results),
+        **_starts(report.results),
         "values of the starts": _values(matrix.warm_start or {}),
         **{key: _distinct(report.results, key) for key in ("steps", "version", "commit", "date", "machine")},
     }
     report.add(*(f"- {name}: {value}" for name, value in facts.items() if value))
 
 
-def _starts(results: Results) -> str:
-    """The labeled-only trainings that runs began from, with their rows, where not all have the same one."""
+def _starts(results: Results) -> dict[str, str]:
+    """`start NAME, STEPS` -> the rows that began from it, for all labeled-only trainings that runs began from."""
     rows: dict[str, dict[str, None]] = {}
     for result in results.finished:
         rows.setdefault(_start(result), {})[result.cell.row.label] = None
-    if len(rows) == 1:
-        return f"{next(iter(rows))} of all rows"
-    return "; ".join(f"{start} of {', '.join(labels)}" for start, labels in rows.items())
+    return {start: "all rows" if len(rows) == 1 else "; ".join(labels) for start, labels in rows.items()}
 
 
 def _start(result: Result) -> str:
-    """Its name without fraction and seed, which are those of the run: `warm_start, 600 steps`."""
+    """Its name without fraction and seed, which are those of the run."""
     start = result.content.get("warm_start")
     if start is None:
-        return "labeled-only epochs of the profile, if any,"
+        return "no start but the profile's labeled-only epochs"
     cell = result.cell
     name = "__".join(part for part in start["name"].split("__") if part not in (cell.profile, *cell.split.split("__")))
-    return f"`{name}`, {start['steps']} steps,"
+    return f"start `{name}`, {start['steps']} steps"
 
 
 def _values(values: Mapping[str, Any]) -> str:

@@ -199,7 +199,7 @@ def test_the_starts_are_named_with_the_rows_that_began_from_them(make_comparison
     folder = make_comparison(changes=changes)
     text = write_report(folder, draw=False, **QUICK).read_text(encoding="utf-8")
     assert (
-        "- start: `warm_start__0a1b`, 600 steps, of SupOnly, PH-Net; `bcp_warm_start__0a1b`, 600 steps, of CutMix\n"
+        "- start `warm_start__0a1b`, 600 steps: SupOnly; PH-Net\n- start `bcp_warm_start__0a1b`, 600 steps: CutMix\n"
         in text
     )
 
