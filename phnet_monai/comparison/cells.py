@@ -39,10 +39,12 @@ def train(folder: str, datalist: str, arguments: Mapping[str, Any]) -> float | N
 
     finished, begun = ((Path(folder) / name).is_file() for name in ("run.json", "last.pt"))
     stamp = {"images": split_sha256(datalist), "starts": starts_sha256(arguments)}
-    # what failed before its first checkpoint may be done with other settings
-    before = read_stamp(folder) if finished or begun else {}
-    other = [key for key in stamp if key in before and before[key] != stamp[key]]
-    other += _other_settings(Path(folder) / "config.json", arguments) if finished else []
+    before: dict[str, Any] = {}
+    other: list[str] = []
+    if finished or begun:  # what failed before its first checkpoint may be done with other settings
+        before = read_stamp(folder)
+        other = [key for key in stamp if key in before and before[key] != stamp[key]]
+        other += _other_settings(Path(folder) / "config.json", arguments)
     if other:
         raise ValueError(
             f"{folder}: holds a training of other {' and '.join(other)}; give another folder for --work, or remove "
@@ -64,7 +66,7 @@ def read_stamp(folder: str | Path) -> dict[str, Any]:
 
 
 def _other_settings(kept: Path, arguments: Mapping[str, Any]) -> list[str]:
-    """`settings (id was value, is value)` where a finished training had another configuration than is asked for."""
+    """`settings (id was value, is value)` where a training had another configuration than is asked for."""
     from phnet_monai.data.records import shorten
     from phnet_monai.engines.run import compose, config_differences, training_overlays
 
