@@ -102,6 +102,7 @@ def infer(
 
         kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
         told = {**settings.as_settings(), "flip": flip, "model_sha256": model_digest(models)}
+        told |= {} if backend == "auto" else {"backend": backend}
         choice: dict[str, Any] = {"overwrite": overwrite, "anonymize": anonymize, "limit": limit}
         if current_shard().first:
             print("\n".join(preview(input, out, kinds=kinds, settings=told, **choice)))

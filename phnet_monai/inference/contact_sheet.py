@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -73,8 +74,9 @@ def _thumbnail(image: np.ndarray, mask: np.ndarray) -> Image.Image:
 
 
 def _cut(caption: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The caption as far as it fits; what the font lacks shows as a box, line ends as spaces."""
-    text = " ".join(caption.encode("utf-8", "replace").decode("utf-8").split())
+    """The caption as far as it fits: letters without accents, which Pillow's own font lacks, line ends as spaces."""
+    plain = unicodedata.normalize("NFKD", caption.encode("utf-8", "replace").decode("utf-8"))
+    text = " ".join("".join(sign for sign in plain if not unicodedata.combining(sign)).split())
     if pen.textlength(text, font=font) <= TILE:
         return text
     while text and pen.textlength(f"{text}...", font=font) > TILE:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from phnet_monai.inference.files import RESULT_ENDINGS, RESULT_FOLDERS
+from phnet_monai.inference.naming import is_hashed
 from phnet_monai.inference.records import FAILED, PASSED_OVER, RECORDS, Job, discard, fits, stale
-from phnet_monai.inference.summary import RUN_FILE
+from phnet_monai.inference.summary import RUN_FILE, WHOLE_FILES
 
 
 def with_earlier_names(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> list[Job]:
@@ -78,25 +79,46 @@ def check_same_records(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[
 
 
 def check_own_files(out: Path, jobs: Sequence[Job], earlier: dict[Path, dict[str, Any]]) -> None:
-    """Raise ValueError if results would be written over files that no run of ours has made: masks drawn by hand, say,
-    in a folder `masks` beside the images. Where there is a run.json, what has no record was left by a run that was
-    killed."""
-    if last_settings(out) is not None:
+    """Raise ValueError if files that no run of ours has made would be overwritten: masks drawn by hand, say, in a
+    folder `masks` beside the images, or another program's report. Where the last run has not finished, what has no
+    record was left by it."""
+    run = _last_run(out)
+    if "settings" in run and not run.get("finished"):
         return
     own = {out / name for record in earlier.values() for name in record["outputs"]}
     folders = [out / name for name in RESULT_FOLDERS if name != RECORDS and (out / name).is_dir()]
     foreign = [
         path
         for job in jobs
+        if not job.record_file(out).is_file()  # a damaged one tells of a run, too
         for folder in folders
         for path in (folder / f"{job.key}{ending}" for ending in RESULT_ENDINGS)
         if path.is_file() and path not in own
     ]
+    if "settings" not in run and not earlier:
+        foreign += [out / name for name in (*WHOLE_FILES, RUN_FILE) if (out / name).is_file()]
     if foreign:
         raise ValueError(
             f"{foreign[0]} is there and no result of `phnet infer` ({len(foreign)} such files); it would be "
             "overwritten. Choose another output folder."
         )
+
+
+def check_no_names(out: Path, earlier: dict[Path, dict[str, Any]]) -> None:
+    """Raise ValueError if a result that no record names, left by a killed run or of another origin, tells the name of a
+    scan: with `--anonymize` none may remain, and what is not known to be a result is not removed."""
+    own = {out / name for record in earlier.values() for name in record["outputs"]} | earlier.keys()
+    for kind in RESULT_FOLDERS:
+        for path in sorted((out / kind).rglob("*")):
+            if (
+                path.is_file()
+                and path not in own
+                and not is_hashed(path.relative_to(out / kind).parts[0].split(".")[0])
+            ):
+                raise ValueError(
+                    f"{path} is there and named in no record of a run; under --anonymize no name may remain among the "
+                    "results. Remove it, or choose another output folder."
+                )
 
 
 def failed_names(out: Path) -> set[str]:

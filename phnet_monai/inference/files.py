@@ -30,11 +30,13 @@ class Sources:
         folder: where they lie; results repeat the folders below it.
         scans: relative to `folder`, sorted.
         unreadable: folders that may not be looked into, relative to `folder`, with the reason.
+        results: folders of an earlier run's results, which are passed over, relative to `folder`.
     """
 
     folder: Path
     scans: list[Path]
     unreadable: dict[Path, str] = field(default_factory=dict)
+    results: list[Path] = field(default_factory=list)
 
 
 def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -119,21 +121,27 @@ def find_scans(source: str | Path) -> Sources:
         return Sources(source, *_search(source))
     folder = _fixed_part(source) or source.parent
     found: set[Path] = set()
+    results: set[Path] = set()
     unreadable = _closed_on_the_way(source, folder)
     for match in glob.iglob(str(source), recursive=True):
         path = Path(match)
-        if any(above.is_symlink() or _holds_results(above) for above in _between(folder, path)):
+        between = _between(folder, path)
+        if any(above.is_symlink() for above in between):
+            continue
+        if passed := [above for above in between if _holds_results(above)]:
+            results.add(passed[0].relative_to(folder))
             continue
         if path.is_dir():
             if reason := _refusal(path):
                 unreadable[path.relative_to(folder)] = reason
                 continue
-            scans, closed = _search(path)
+            scans, closed, passed = _search(path)
             found.update(path / scan for scan in scans)
+            results.update((path / place).relative_to(folder) for place in passed)
             unreadable |= {(path / place).relative_to(folder): reason for place, reason in closed.items()}
         elif _readable(path) and is_scan(path):
             found.add(path)
-    return Sources(folder, sorted(path.relative_to(folder) for path in found), unreadable)
+    return Sources(folder, sorted(path.relative_to(folder) for path in found), unreadable, sorted(results))
 
 
 def _closed_on_the_way(pattern: Path, folder: Path) -> dict[Path, str]:
@@ -182,9 +190,11 @@ def _readable(path: Path) -> bool:
         return True
 
 
-def _search(folder: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Scans in `folder` and its subfolders, and subfolders that may not be looked into, all relative to it."""
+def _search(folder: Path) -> tuple[list[Path], dict[Path, str], list[Path]]:
+    """Scans in `folder` and its subfolders, subfolders that may not be looked into, and those of earlier results, all
+    relative to it."""
     found: list[Path] = []
+    results: list[Path] = []
     unreadable: dict[Path, str] = {}
 
     def note(error: OSError) -> None:  # os.walk would pass over it
@@ -196,10 +206,11 @@ def _search(folder: Path) -> tuple[list[Path], dict[Path, str]]:
     for place, subfolders, names in os.walk(folder, onerror=note):
         here = Path(place)
         # `phnet infer IMAGE .` leaves its results beside the image
+        results += sorted((here / n).relative_to(folder) for n in subfolders if _holds_results(here / n))
         subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and not _holds_results(here / n))
         scans = (here / n for n in names if not n.startswith(".") and _readable(here / n) and is_scan(here / n))
         found += [scan.relative_to(folder) for scan in scans]
-    return sorted(found), unreadable
+    return sorted(found), unreadable, results
 
 
 def result_keys(scans: Sequence[Path]) -> dict[Path, Path]:

@@ -24,6 +24,7 @@ from phnet_monai.data.scan import is_dicom
 from phnet_monai.distributed import current_shard
 from phnet_monai.files import digest, locked, remove_partial_files
 from phnet_monai.inference.earlier import (
+    check_no_names,
     check_own_files,
     check_same_input,
     check_same_records,
@@ -36,7 +37,7 @@ from phnet_monai.inference.earlier import (
 )
 from phnet_monai.inference.files import RESULT_FOLDERS, Sources, check_paths, find_scans
 from phnet_monai.inference.frames import FrameSettings
-from phnet_monai.inference.naming import plan_jobs
+from phnet_monai.inference.naming import failure_line, plan_jobs
 from phnet_monai.inference.pipeline import Pipeline
 from phnet_monai.inference.records import (
     DONE,
@@ -48,6 +49,7 @@ from phnet_monai.inference.records import (
     fits,
     known_records,
     read_record,
+    remove_empty_folders,
     stale,
 )
 from phnet_monai.inference.report import REPORT_FILE
@@ -117,6 +119,8 @@ def infer_folder(
     if current_shard().first:
         for name, reason in unreadable.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
+        for note in _passed_over(sources, anonymize=anonymize):
+            print(note, file=sys.stderr)
     if not sources.scans:
         return FolderResult(out, [FileRecord(name, FAILED, reason=reason) for name, reason in unreadable.items()])
     require_readers(sources)
@@ -150,6 +154,13 @@ def _unreadable(sources: Sources, *, anonymize: bool) -> dict[str, str]:
     """Shown name -> reason of folders that may not be looked into."""
     places = enumerate(sources.unreadable.items(), 1)
     return {f"unreadable-folder-{n}" if anonymize else place.as_posix(): reason for n, (place, reason) in places}
+
+
+def _passed_over(sources: Sources, *, anonymize: bool) -> list[str]:
+    """A line for each folder of earlier results among the images: whoever keeps images in one has to know."""
+    places = enumerate(sources.results, 1)
+    shown = [f"folder-of-results-{n}" if anonymize else place.as_posix() for n, place in places]
+    return [f"passed over: {place}: holds results of an earlier run" for place in shown]
 
 
 def require_readers(sources: Sources) -> None:
@@ -208,11 +219,14 @@ class _Run:
         self.failed_before = failed_names(self.out)
         self.jobs = with_earlier_names(self.out, self.jobs, earlier)
         drop_other_settings(self.out, self.jobs, earlier)
+        if self.told["anonymize"]:
+            check_no_names(self.out, earlier)
         if overwrite:
             to_do = list(self.jobs)
             for path, record in earlier.items():  # names beside hashes would tell which is which
                 if (record["origin"] == "") != self.told["anonymize"]:
                     discard(self.out, path)
+            remove_empty_folders(self.out)
             for name in WHOLE_FILES:  # they tell of results that will be gone
                 (self.out / name).unlink(missing_ok=True)
         else:
@@ -238,7 +252,7 @@ class _Run:
                         self.passed_over[record["image"]] = record["reason"]
                     elif record["status"] == FAILED:
                         self.failed[record["image"]] = record["reason"]
-                        tqdm.write(f"failed: {record['image']}: {record['reason']}", file=sys.stderr)
+                        tqdm.write(f"failed: {failure_line(record['image'], record['reason'])}", file=sys.stderr)
                     bar.update()
                     if fail_fast and (self.failed or self.unreadable):
                         return
@@ -343,8 +357,11 @@ def preview(
     source, out = check_paths(input, out)
     sources, left, last = find_scans(source), limit, last_settings(out)
     lines = [f"failed: {name}: {reason}" for name, reason in _unreadable(sources, anonymize=anonymize).items()]
+    lines += _passed_over(sources, anonymize=anonymize)
     jobs, earlier = plan_jobs(sources, kinds, anonymize=anonymize), known_records(out)
     check_own_files(out, jobs, earlier)
+    if anonymize:
+        check_no_names(out, earlier)
     if not overwrite:
         check_same_settings(out, {**(settings or {}), "anonymize": anonymize})
         check_same_input(out, jobs, earlier)
@@ -353,7 +370,7 @@ def preview(
         record = None if overwrite else earlier.get(job.record_file(out))
         told = None if record is None else settings_digest(last) if last is not None else record["settings"]
         if record is not None and told is not None and fits(out, replace(job, settings=told), record):
-            state = "finished"
+            state = "finished" if last is not None else "finished (or refused, if its model or settings were others)"
         elif left == 0:
             state = "later"
         else:

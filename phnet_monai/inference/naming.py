@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from phnet_monai.inference.files import Sources, result_keys
 from phnet_monai.inference.records import Job
 
 HASH_LENGTH = 16
+_HASHED = re.compile(rf"[0-9a-f]{{{HASH_LENGTH}}}(-\d+)?|unreadable-\d+")
 
 
 def plan_jobs(sources: Sources, kinds: Sequence[str], *, settings: str = "", anonymize: bool = False) -> list[Job]:
@@ -29,9 +31,19 @@ def plan_jobs(sources: Sources, kinds: Sequence[str], *, settings: str = "", ano
         return [Job(p, n, Path(n), tuple(kinds), settings) for p, n in zip(paths, names, strict=True)]
     keys = result_keys(sources.scans)
     return [
-        Job(path, scan.as_posix(), keys[scan], tuple(kinds), settings, digest(os.path.realpath(path)))
+        Job(path, scan.as_posix(), keys[scan], tuple(kinds), settings, _origin(path))
         for path, scan in zip(paths, sources.scans, strict=True)
     ]
+
+
+def _origin(path: Path) -> str:
+    """Digest of where a file lies. A link to a file is a scan of its own, though not one to the folder it lies in."""
+    return digest(os.path.join(os.path.realpath(path.parent), path.name))
+
+
+def is_hashed(key: str) -> bool:
+    """Whether a result's name is one that `hashed_names` gives: it tells of no file's name."""
+    return _HASHED.fullmatch(key) is not None
 
 
 def hashed_names(paths: Sequence[Path]) -> list[str]:
@@ -46,6 +58,11 @@ def hashed_names(paths: Sequence[Path]) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return names
+
+
+def failure_line(name: str, reason: str) -> str:
+    """`name: reason`, the name once."""
+    return f"{name}: {reason.removeprefix(f'{name}: ')}"
 
 
 def reason_of(error: BaseException, job: Job) -> str:

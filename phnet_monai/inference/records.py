@@ -8,7 +8,9 @@ settings, all kinds of results that are asked for, and every result as long as i
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,14 @@ def discard(out: Path, record_file: Path) -> None:
     record_file.unlink(missing_ok=True)
     for name in (record or {}).get("outputs", ()):
         (out / name).unlink(missing_ok=True)
+
+
+def remove_empty_folders(out: Path) -> None:
+    """Remove folders of results that nothing is left in; their names are those of the scans' folders."""
+    for kind in RESULT_FOLDERS:
+        for place, _, _ in os.walk(out / kind, topdown=False):
+            with suppress(OSError):
+                os.rmdir(place)
 
 
 def record_files(out: Path) -> list[Path]:

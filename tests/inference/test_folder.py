@@ -457,6 +457,87 @@ def test_files_of_others_are_never_overwritten(source: Path, tmp_path: Path, pre
     assert tree(out) == ["masks/sub/b.png"]
 
 
+def test_files_of_others_are_not_overwritten_once_an_earlier_run_has_made_others(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    out = tmp_path / "o"
+    truth = save(out / "masks" / "a.png", corner_image(97, 131))
+    before = truth.read_bytes()
+    away = (source / "a.png").rename(tmp_path / "a.png")
+    assert infer_folder(source, out, predictor, quiet=True).exit_code == 0
+    away.rename(source / "a.png")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"masks/a\.png is there and no result"):
+            infer_folder(source, out, predictor, overwrite=overwrite, quiet=True)
+    assert truth.read_bytes() == before
+
+
+def test_what_a_cut_short_run_has_left_is_no_file_of_others(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    (out / "records" / "a.json").unlink()  # as a kill between result and record leaves it
+    run = record(out)
+    (out / "run.json").write_text(json.dumps({**run, "finished": False}), encoding="utf-8")
+    assert infer_folder(source, out, predictor, quiet=True).counts["done"] == 1
+
+
+@pytest.mark.parametrize("name", ["report.html", "lesions.csv", "lesions.json", "run.json"])
+def test_another_program_s_tables_and_report_are_not_replaced(
+    source: Path, tmp_path: Path, predictor: Predictor, name: str
+) -> None:
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / name).write_text("[]")
+    with pytest.raises(ValueError, match=f"{name} is there and no result"):
+        infer_folder(source, out, predictor, report=False, quiet=True)
+    assert tree(out) == [name]
+
+
+def test_a_link_to_a_scan_is_a_scan_of_its_own(source: Path, tmp_path: Path, predictor: Predictor) -> None:
+    (source / "link.png").symlink_to("a.png")
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    assert infer_folder(source / "a.png", out, predictor, quiet=True).counts["skipped"] == 1
+    assert {"masks/a.png", "masks/link.png"} <= set(tree(out))
+
+
+def test_folders_of_results_among_the_images_are_named(
+    source: Path, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(source / "frames" / "mine.png", corner_image(40, 40))
+    infer_folder(source / "a.png", source, predictor, quiet=True)
+    note = "passed over: frames: holds results of an earlier run"
+    assert note in preview(source, tmp_path / "o", kinds=["masks"])
+    capsys.readouterr()
+    infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert note in capsys.readouterr().err.splitlines()
+    infer_folder(source, tmp_path / "hashed", predictor, anonymize=True, quiet=True)
+    assert "frames" not in capsys.readouterr().err
+
+
+def test_names_that_no_record_tells_of_are_not_left_beside_hashes(
+    source: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    out = tmp_path / "o"
+    infer_folder(source, out, predictor, quiet=True)
+    (out / "records" / "a.json").unlink()
+    for call in (
+        lambda: infer_folder(source, out, predictor, anonymize=True, overwrite=True, quiet=True),
+        lambda: preview(source, out, kinds=["masks"], anonymize=True, overwrite=True),
+    ):
+        with pytest.raises(ValueError, match=r"masks/a\.png is there and named in no record"):
+            call()
+    for kind in ("masks/a.png", "overlays/a.jpg"):
+        (out / kind).unlink()
+    infer_folder(source, out, predictor, anonymize=True, overwrite=True, quiet=True)
+    assert not [path for path in out.rglob("*") if path.name == "sub"]  # folders have names, too
+    killed = next((out / "records").iterdir())
+    killed.unlink()
+    run = record(out)
+    (out / "run.json").write_text(json.dumps({**run, "finished": False}), encoding="utf-8")
+    assert infer_folder(source, out, predictor, anonymize=True, quiet=True).counts["done"] == 1
+
+
 def test_named_results_go_when_they_are_made_again_without_names(
     source: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
