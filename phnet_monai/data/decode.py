@@ -48,7 +48,8 @@ def read_image(path: str | PathLike[str]) -> np.ndarray:
 
     Returns:
         uint8 array (H, W), rows first, as a viewer shows it: EXIF orientation applied, colour weighted by
-        ITU-R 601, alpha composed over black, 1-bit as 0/255, 16-bit divided by 65535 (not by its own maximum).
+        ITU-R 601, alpha composed over black, 1-bit as 0/255, 16-bit divided by 65535 (not by its own maximum), TIFF of
+        12 bits per sample by 4095.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -158,7 +159,8 @@ def read_values(path: str | PathLike[str]) -> np.ndarray:
         path: as for `read_image`.
 
     Returns:
-        (H, W): uint8, or int32 within 0..65535 for files of more bits; masks may be signed or of 32 bits, too.
+        (H, W): uint8, or int32 within 0..65535 for files of more bits (12 bits of a TIFF are scaled to that range);
+        masks may be signed or of 32 bits, too.
 
     Raises:
         FileNotFoundError, DecodeError: as `read_image`.
@@ -223,6 +225,9 @@ def _upright_grey(path: Path, image: Image.Image, *, any_scale: bool) -> np.ndar
         )
     white_is_zero = image.mode in _SIXTEEN_BIT_MODES and tags.get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits only
     values = _to_grey(path, ImageOps.exif_transpose(image))
+    if image.mode in _SIXTEEN_BIT_MODES and 8 < bits < 16:  # Pillow unpacks 12 bits without scaling them
+        brightest = 2**bits - 1
+        values = (values * 65535 + brightest // 2) // brightest
     return 65535 - values if white_is_zero else values
 
 

@@ -85,7 +85,7 @@ def write_seg(
             f"{source}: no DICOM segmentation can be made of its header ({type(error).__name__}). Its tags break the "
             "DICOM standard; write PNG masks of an exported picture instead."
         ) from None
-    with atomic_writer(path) as stream:
+    with atomic_writer(path) as stream, quiet_pydicom():
         seg.save_as(stream, enforce_file_format=True)
 
 
@@ -107,7 +107,7 @@ def require_highdicom() -> None:
 def _read_source(source: Path, values: np.ndarray) -> Any:
     import pydicom
 
-    tags = [*_REQUIRED, *_PATIENT_AND_STUDY, *_PLACE, *_COMPRESSION, "NumberOfFrames", "Modality"]
+    tags = [*_REQUIRED, *_PATIENT_AND_STUDY, *_PLACE, *_COMPRESSION, "NumberOfFrames", "PatientOrientation"]
     header = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=tags)
     with quiet_pydicom():
         missing = [keyword for keyword in _REQUIRED if not header.get(keyword)]
@@ -139,12 +139,17 @@ def _stand_in(header: Any) -> Any:
     stand_in.SOPClassUID = _US_IMAGE
     stand_in.Modality = "US"
     copied = [*("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Rows", "Columns"), *_COMPRESSION]
-    if int(header.get("NumberOfFrames") or 1) == 1 and all(header.get(keyword) for keyword in _PLACE):
+    if _has_place(header):
         copied += _PLACE
     for keyword in copied:
         if keyword in header:
             stand_in.add(header[keyword])
     return stand_in
+
+
+def _has_place(header: Any) -> bool:
+    """True where the SEG can be placed in the patient: a single image with all that a position needs."""
+    return int(header.get("NumberOfFrames") or 1) == 1 and all(header.get(keyword) for keyword in _PLACE)
 
 
 def _first_frame(stand_in: Any, values: np.ndarray, *, model: str, version: str) -> Any:
@@ -206,11 +211,17 @@ def _ascii(text: str) -> str:
 
 
 def _refer_to_source(seg: Any, header: Any) -> None:
-    """Give the references the class of the source, and the frame number where it has frames."""
+    """Give the references the class of the source, and the frame number where that is a class of frames.
+
+    The number of the only frame is left out in other classes: the standard allows it in multi-frame ones alone, and
+    some machines write NumberOfFrames 1 into single images.
+    """
+    from pydicom.uid import UID
+
     for element in seg.iterall():
         if element.keyword == "ReferencedSOPClassUID" and element.value == _US_IMAGE:
             element.value = header.SOPClassUID
-    if "NumberOfFrames" in header:
+    if "NumberOfFrames" in header and "Multi-frame" in UID(header.SOPClassUID).name:
         _source_image(seg.PerFrameFunctionalGroupsSequence[0]).ReferencedFrameNumber = 1
 
 
@@ -257,14 +268,38 @@ def _pixel_bytes(values: np.ndarray) -> Iterator[bytes]:
 
 def _copy_patient_and_study(header: Any, seg: Any) -> None:
     """Copy the shared elements byte for byte, so that what breaks the standard in the source stays equal to it."""
-    from pydicom.datadict import dictionary_VR
-    from pydicom.dataelem import RawDataElement
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.filewriter import correct_ambiguous_vr
 
-    for keyword in _PATIENT_AND_STUDY:
-        if keyword not in header:
-            continue
-        element = header.get_item(keyword)
-        if isinstance(element, RawDataElement):
-            vr = element.VR or dictionary_VR(element.tag)
-            element = header[keyword] if vr == "SQ" else element._replace(VR=vr)
-        seg[element.tag] = element
+    shared = list(_PATIENT_AND_STUDY)
+    if not _has_place(header):  # then the standard asks for the letters of the two directions, or an empty element
+        seg.PatientOrientation = None
+        shared.append("PatientOrientation")
+    correct_ambiguous_vr(seg, True)  # which writing leaves out for what counts as read from a file
+    for keyword in shared:
+        if keyword in header:
+            element = _typed(header, tag_for_keyword(keyword))
+            seg[element.tag] = element
+    # otherwise writing decodes and encodes all text, and what is no text in the stated character set is lost
+    seg.set_original_encoding(False, True, header.original_character_set)
+
+
+def _typed(dataset: Any, tag: Any) -> Any:
+    """An element of a dataset that was read: text as its bytes, with the type that implicit files leave out."""
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+    from pydicom.dataelem import RawDataElement
+    from pydicom.valuerep import STR_VR
+
+    element = dataset.get_item(tag)
+    if not isinstance(element, RawDataElement):
+        return element
+    known = dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
+    vr = known if element.VR in (None, "UN") else element.VR
+    if vr in STR_VR:
+        return element._replace(VR=vr)
+    element = dataset[tag]
+    for item in element.value if vr == "SQ" else ():
+        for inner in list(item.keys()):
+            item[inner] = _typed(item, inner)
+        item.set_original_encoding(False, True)
+    return element

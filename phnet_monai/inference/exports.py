@@ -12,15 +12,18 @@ import inspect
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from phnet_monai import __version__
-from phnet_monai.data import IMAGE_SUFFIXES, make_phantom, read_image
+from phnet_monai.data import make_phantom
+from phnet_monai.data.decode import NoImageError
+from phnet_monai.data.scan import SCAN_ENDINGS, read_scan
 from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer, sha256_of
 from phnet_monai.inference.backends import without_warnings
@@ -37,6 +40,8 @@ ENDINGS = {"torchscript": (".ts", ".pt"), "onnx": (".onnx",), "safetensors": (".
 TOLERANCE = 1e-4
 """Largest difference of a probability between the exported network and its source; rounding alone gives about 1e-6."""
 PHANTOMS = 4
+CHECK_FRAMES = 8
+"""Frames of one clip or volume that are compared: its first ones; they resemble each other."""
 _BATCH = 4
 
 
@@ -72,15 +77,17 @@ def export_model(
         to: `torchscript`, `onnx` or `safetensors` (weights and network arguments, for this package).
         size: side S of the input; None: that of the training.
         which: `teacher` or `student`.
-        check: an image, or a folder of images, to compare on; None: a few phantoms.
+        check: a picture, DICOM or NIfTI file, or a folder of them, to compare on (the first `CHECK_FRAMES` frames of
+            each); None: a few phantoms.
         tolerance: largest difference of a probability that is let pass.
         overwrite: replace an existing file.
 
     Raises:
-        FileNotFoundError, FileExistsError: `source` or `check` is missing; `out` is there.
+        FileNotFoundError, FileExistsError: `source` or `check` is missing or has no image; `out` is there.
         ValueError: unknown kind, wrong ending, sources that are no checkpoints or differ in their input.
+        DecodeError: an image of `check` cannot be read.
         CheckpointError: `source` cannot be used, or the export differs by more than `tolerance`; then no file is kept.
-        MissingExtraError: the libraries of the kind are not installed.
+        MissingExtraError: the libraries of the kind, or for DICOM in `check`, are not installed.
     """
     given = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
     with unzipped(given) as sources:
@@ -101,7 +108,7 @@ def _export(
     overwrite: bool,
 ) -> Exported:
     _check_request(sources, out, to, overwrite)
-    images = _images(check)
+    scans = _scans(check)
     model = load_model(sources, device="cpu", backend="torch", which=which)
     assert isinstance(model.network, nn.Module)  # as of all weights
     if model.size is None or model.pad_value is None:
@@ -118,7 +125,9 @@ def _export(
         stream.write(content)
         stream.flush()
         network = load_model(stream.name, device="cpu").network
-        count, difference = _compare(model.network, network, _batches(images, side, model.pad_value))
+        count, difference = _compare(model.network, network, _batches(scans, side, model.pad_value))
+        if not count:
+            raise _no_image(check)
         if not difference <= tolerance:
             raise CheckpointError(
                 f"{out}: not written, since its probabilities differ from those of {sources[0]} by up to "
@@ -147,19 +156,20 @@ def _check_request(sources: Sequence[str | Path], out: Path, to: str, overwrite:
             extra_module(name, "onnx", purpose="the export to ONNX")
 
 
-def _images(check: str | Path | None) -> list[Path] | None:
-    """The images to compare on; None: phantoms."""
+def _scans(check: str | Path | None) -> list[Path] | None:
+    """The files to compare on; None: phantoms."""
     if check is None:
         return None
-    path = Path(check)
-    sources = find_scans(path)
-    names = sorted(sources.folder / scan for scan in sources.scans)
-    found = [name for name in names if path.is_file() or name.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        raise FileNotFoundError(
-            f"{path}: no image to compare on; give an image or a folder ({', '.join(IMAGE_SUFFIXES)})"
-        )
-    return found
+    sources = find_scans(check)
+    if not sources.scans:
+        raise _no_image(check)
+    return sorted(sources.folder / scan for scan in sources.scans)
+
+
+def _no_image(check: str | Path | None) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{check}: no image to compare on; give an image or a folder ({', '.join(SCAN_ENDINGS)}, or DICOM of any name)"
+    )
 
 
 # --- the kinds
@@ -259,13 +269,25 @@ def _compare(
     return count, largest
 
 
-def _batches(images: list[Path] | None, size: int, pad_value: float) -> Iterator[Tensor]:
+def _batches(scans: list[Path] | None, size: int, pad_value: float) -> Iterator[Tensor]:
     """Network inputs: the first image alone, the others in batches, so that two batch sizes are tried."""
-    count = PHANTOMS if images is None else len(images)
-    starts = [0, *range(1, count, _BATCH), count]
-    for start, stop in pairwise(starts):
-        pixels = [
-            make_phantom((200 + 40 * number, 300), seed=number)[0] if images is None else read_image(images[number])
-            for number in range(start, stop)
-        ]
-        yield torch.stack([fit_image(one, size, pad_value) for one in pixels])
+    inputs = (fit_image(pixels, size, pad_value) for pixels in _pixels(scans))
+    count = 1
+    while batch := list(islice(inputs, count)):
+        yield torch.stack(batch)
+        count = _BATCH
+
+
+def _pixels(scans: list[Path] | None) -> Iterator[np.ndarray]:
+    """uint8 (H, W): phantoms, or the first frames of each scan; DICOM objects without image are passed over."""
+    if scans is None:
+        yield from (make_phantom((200 + 40 * number, 300), seed=number)[0] for number in range(PHANTOMS))
+        return
+    for scan in scans:
+        try:
+            frames = read_scan(scan).frames
+        except NoImageError:
+            if len(scans) == 1:  # asked for by name: its reason is the answer
+                raise
+            continue
+        yield from frames[:CHECK_FRAMES]

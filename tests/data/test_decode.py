@@ -81,6 +81,34 @@ def test_sixteen_bit_is_scaled_by_its_range(tmp_path: Path, suffix: str) -> None
     np.testing.assert_array_equal(image, np.round(values / 65535 * 255))
 
 
+def _write_packed(path: Path, values: np.ndarray, bits: int, **options: object) -> Path:
+    """TIFF of `bits` bits per sample without gaps; rows (H, W) begin at whole bytes."""
+    places = (values[..., None] >> np.arange(bits)[::-1]) & 1
+    packed = np.packbits(places.reshape(len(values), -1).astype(np.uint8), axis=1)
+    tifffile.imwrite(path, packed, photometric="minisblack", metadata=None, **options)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["BitsPerSample"].overwrite(bits)
+        file.pages[0].tags["ImageWidth"].overwrite(values.shape[1])
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("width", [8, 9])
+def test_twelve_packed_bits_are_scaled_by_their_range(tmp_path: Path, width: int, compression: str | None) -> None:
+    values = (np.arange(5 * width) * 4095 // (5 * width - 1)).reshape(5, width)
+    path = _write_packed(tmp_path / "a.tif", values, 12, compression=compression)
+    np.testing.assert_array_equal(read_image(path), np.rint(values / 4095 * 255))
+    np.testing.assert_array_equal(read_mask(path), values >= 2048)
+
+
+@pytest.mark.parametrize("bits", [9, 10, 11, 13, 14, 15])
+def test_other_packed_bits_are_refused(tmp_path: Path, bits: int) -> None:
+    """Pillow has no decoder for them; one that gave them unscaled would be noticed here."""
+    values = (np.arange(40) * (2**bits - 1) // 39).reshape(5, 8)
+    with pytest.raises(DecodeError, match=r"packed\.tif cannot be read as an image"):
+        read_image(_write_packed(tmp_path / "packed.tif", values, bits))
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
 def test_tiff_with_white_as_zero_is_turned_over(tmp_path: Path, ramp: np.ndarray, bits: int, photometric: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -221,6 +223,34 @@ def test_the_images_to_compare_on(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"9\.png"):
         export_model(model, tmp_path / "c.ts", "torchscript", check=folder)
     assert not (tmp_path / "c.ts").exists()
+
+
+def test_dicom_and_nifti_are_compared_on_by_their_first_frames(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    files = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "reference" / "scan_files.py")))
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    frames = np.stack([np.roll(files.picture(), shift) for shift in range(exports.CHECK_FRAMES + 2)])
+    files.make_dicom(folder / "clip.dcm", frames, frames=True)
+    files.make_dicom(folder / "1.2.840", files.picture())
+    nibabel.Nifti1Image(frames[:3].T, np.eye(4)).to_filename(folder / "volume.nii.gz")
+    Image.fromarray(files.picture()).save(folder / "picture.png")
+    report = files.make_dicom(folder / "report.dcm", files.picture(), SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
+
+    def images(name: str, check: Path) -> int:
+        return export_model(model, tmp_path / name, "torchscript", check=check).images
+
+    assert images("clip.ts", folder / "clip.dcm") == exports.CHECK_FRAMES
+    assert images("volume.ts", folder / "volume.nii.gz") == 3
+    assert images("all.ts", folder) == exports.CHECK_FRAMES + 1 + 3 + 1
+    with pytest.raises(ValueError, match=r"report\.dcm is a report in DICOM and holds no image"):
+        images("report.ts", report)
+    (tmp_path / "reports").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        shutil.copy(report, tmp_path / "reports" / name)
+    with pytest.raises(FileNotFoundError, match="reports: no image to compare on"):
+        images("reports.ts", tmp_path / "reports")
+    assert not [path for path in tmp_path.iterdir() if "report" in path.name and path.is_file()]
 
 
 @pytest.mark.real_data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,9 +132,12 @@ def test_nifti_results_carry_no_text_of_the_source(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(result.dataobj).T, _masks(scan)[0])
 
 
+MULTI_FRAME = (files.US_MULTIFRAME, "1.2.840.10008.5.1.4.1.1.3")
+
+
 def _stored(seg: Any, source: Any) -> np.ndarray:
     """(N, H, W), looked up in a SEG by the source's frames."""
-    if "NumberOfFrames" in source:
+    if source.SOPClassUID in MULTI_FRAME:
         numbers = list(range(1, int(source.NumberOfFrames) + 1))
         return seg.get_pixels_by_source_frame(source.SOPInstanceUID, numbers)[..., 0]
     return seg.get_pixels_by_source_instance([source.SOPInstanceUID])[..., 0]
@@ -149,6 +154,9 @@ SOURCES = {
     "retired class": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.6"},
     "retired clip": {"frames": 3, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.3"},
     "secondary capture": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+    "single that counts its frame": {"NumberOfFrames": 1},
+    "clip in the patient": {"frames": 2, **PLACE},
+    "directions of the patient": {"PatientOrientation": ["L", "F"]},
 }
 
 
@@ -192,6 +200,54 @@ def test_seg_refers_to_its_source(tmp_path: Path, frames: int | None) -> None:
     assert numbers == ([None] if frames is None else list(range(1, frames + 1)))
     assert seg.SOPInstanceUID != source.SOPInstanceUID
     assert seg.SeriesInstanceUID != source.SeriesInstanceUID
+
+
+def test_a_single_image_that_counts_its_frame_is_referred_to_without_number(tmp_path: Path) -> None:
+    scan = _dicom(tmp_path, NumberOfFrames=1)
+    write_scan_masks(tmp_path / "seg.dcm", scan, _masks(scan))
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert not [element for element in seg.iterall() if element.keyword == "ReferencedFrameNumber"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({}, ""),
+        ({"PatientOrientation": ["L", "F"]}, ["L", "F"]),
+        ({"PatientOrientation": ["L", "F"], "frames": 2, **PLACE}, ["L", "F"]),
+        ({"PatientOrientation": ["L", "F"], **PLACE}, "absent"),
+    ],
+)
+def test_seg_without_position_has_the_directions_of_its_source(
+    tmp_path: Path, tags: dict[str, Any], expected: Any
+) -> None:
+    scan = _dicom(tmp_path, **tags)
+    write_scan_masks(tmp_path / "seg.dcm", scan, _masks(scan))
+    assert pydicom.dcmread(tmp_path / "seg.dcm").get("PatientOrientation", "absent") == expected
+
+
+UNKNOWN_TO_DCIODVFY = {
+    "retired clip": "Shall not be present for Referenced SOP Class that is not multi-frame",
+}
+"""Errors by source that are no errors: the retired class of clips is missing in its table of multi-frame classes."""
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian: dicom3tools)")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("result", ["masks", "probabilities"])
+def test_a_validator_finds_no_error(tmp_path: Path, source: str, result: str) -> None:
+    scan = _dicom(tmp_path, **SOURCES[source])
+    path = tmp_path / "seg.dcm"
+    if result == "masks":
+        write_scan_masks(path, scan, _masks(scan))
+    else:
+        write_scan_probabilities(path, scan, _probs(scan))
+    found = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace", check=False)
+    lines = [*found.stdout.splitlines(), *found.stderr.splitlines()]
+    assert "Segmentation" in lines  # the kind of object that it was checked as
+    errors = [line for line in lines if line.startswith("Error")]
+    allowed = UNKNOWN_TO_DCIODVFY.get(source)
+    assert [line for line in errors if allowed is None or allowed not in line] == []
 
 
 def test_frames_of_a_clip_are_indexed(tmp_path: Path) -> None:
@@ -281,6 +337,47 @@ def test_tags_that_break_the_standard_are_kept_and_not_told(
     assert not any(text in told for text in ("1956", "10h15", "R=o", "wf", "MRN4711"))
     content = (tmp_path / "seg.dcm").read_bytes()
     assert all(text in content for text in (b"1.7.1956", b"10h15 ", b"R=o=e=Ja", b"CS\x02\x00wf"))
+
+
+def _issuer(name: str) -> list[Any]:
+    item = pydicom.Dataset()
+    item.LocalNamespaceEntityID = name
+    return [item]
+
+
+@pytest.mark.parametrize("character_set", ["ISO_IR 192", "ISO_IR 6", "ISO_IR 999"])
+@pytest.mark.parametrize(
+    "syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRBigEndian]
+)
+def test_text_of_another_character_set_than_stated_is_kept_byte_for_byte_and_silently(
+    tmp_path: Path,
+    character_set: str,
+    syntax: Any,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    tags = {"PatientID": "Muell 12", "PatientName": "Muell^Jo", "IssuerOfAccessionNumberSequence": _issuer("Kueche")}
+    scan = _dicom(tmp_path, **tags)
+    source = pydicom.dcmread(scan.path)
+    source.SpecificCharacterSet = "ISO_IR 192"
+    source.file_meta.TransferSyntaxUID = syntax
+    pydicom.dcmwrite(scan.path, source, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    _break(scan.path, b"ISO_IR 192", character_set.ljust(10).encode())
+    texts = [(b"Muell 12", b"M\xfcll 12 "), (b"Muell^Jo", b"M\xfcll^Jo "), (b"Kueche", b"K\xfcche ")]
+    for old, new in texts:
+        _break(scan.path, old, new)
+    recwarn.clear()
+    caplog.clear()
+    write_scan_masks(tmp_path / "seg.dcm", scan, _masks(scan))
+    told = caplog.text + "".join(capfd.readouterr()) + "".join(str(warning.message) for warning in recwarn)
+    if character_set == "ISO_IR 999":  # pydicom names the unknown set
+        assert not any(text in told for text in ("cll", "cche", "\N{REPLACEMENT CHARACTER}", "\xfc"))
+    else:
+        assert told == ""
+    content = (tmp_path / "seg.dcm").read_bytes()
+    assert [new for _, new in texts if new not in content] == []
+    highdicom.seg.segread(tmp_path / "seg.dcm")
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
