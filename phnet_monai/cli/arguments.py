@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 _FLAG = re.compile(r"--.+|-[^\W\d].*", re.DOTALL)  # `-`, `-3` and `-.5` are values
+_ID = re.compile(r"--[A-Za-z_][\w#:.-]*")  # of a value of the configuration
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _TRUE, _FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
@@ -204,7 +205,7 @@ def _is_override(signature: Signature, typed: str) -> bool:
 
     One that is nearly a declared flag (`--sead`) is taken for a slip: it would be refused later, without the hint.
     """
-    if not signature.open_ended or not typed.startswith("--"):
+    if not signature.open_ended or not _ID.fullmatch(typed):
         return False
     alike = nearest(typed[2:].replace("_", "-"), [flag[2:] for flag in _flags(signature)], likeness=0.75)
     return alike is None

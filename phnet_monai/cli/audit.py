@@ -57,7 +57,8 @@ def audit(
 
         write_json(Path(out) / "audit.json", found.as_data())
         with atomic_writer(Path(out) / "audit.txt") as stream:
-            stream.write((audit_text(found, limit=0) + "\n").encode())
+            # names that are no UTF-8 as the console shows them
+            stream.write((audit_text(found, limit=0) + "\n").encode("utf-8", "backslashreplace"))
         write_audit_page(Path(out) / "audit.html", found, pictures=pictures)
     print(audit_text(found))
     if out is not None:

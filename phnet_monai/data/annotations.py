@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from skimage.draw import polygon
 
-from phnet_monai.data.decode import MAX_PIXELS
+from phnet_monai.data.decode import MAX_PIXELS, DecodeError, decode_picture
 
 LESION, HOLE = "lesion", "hole"
 """Labels that this package writes; on reading, all labels but `hole` (in any case) mean lesion."""
@@ -98,7 +97,11 @@ def read_annotations(path: str | Path) -> list[Annotation] | None:
             return list(_coco(path, content))
     except AnnotationError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError) as error:
+    except DecodeError as error:
+        raise AnnotationError(
+            f"{path} is not as labelme or COCO write it: a mask in it cannot be read ({error})"
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, OverflowError) as error:
         raise AnnotationError(
             f"{path} is not as labelme or COCO write it ({type(error).__name__}: {error}). Save the annotations again."
         ) from error
@@ -176,8 +179,8 @@ def _labelme_shape(path: Path, number: int, shape: dict[str, Any]) -> Shape:
         circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         return Shape(hole, (points[0] + math.dist(points[0], points[1]) * circle,))
     if kind == "mask":
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as picture:
-            return Shape(hole, bitmap=(np.asarray(picture.convert("L")) > 0, (round(min(y0, y1)), round(min(x0, x1)))))
+        values = decode_picture(path, io.BytesIO(base64.b64decode(shape["mask"])), any_scale=True)
+        return Shape(hole, bitmap=(values > 0, (round(min(y0, y1)), round(min(x0, x1)))))
     raise AnnotationError(
         f"{path}: shape {number} is a {kind}, which has no inside. Outline lesions with polygons, rectangles, "
         "circles or masks."

@@ -112,11 +112,16 @@ def _look(item: Item, listing: Listing) -> _Looked:
     name = listing.shown(item.image)
     try:
         image = read_image(item.image)
-    except DecodeError as error:
-        return _Looked([Finding("broken", (name,), str(error)), *_mask_findings(item, listing, None)], None)
+    except (DecodeError, OSError) as error:
+        return _Looked([Finding("broken", (name,), _reason(error)), *_mask_findings(item, listing, None)], None)
     found = [Finding(check, (name,), text, data) for check, text, data in _image_flaws(item, image)]
     found += _mask_findings(item, listing, (image.shape[0], image.shape[1]))
     return _Looked(found, fingerprint(image))
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read; a link that leads nowhere is a broken file, too."""
+    return f"cannot be opened ({error.strerror})" if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _image_flaws(item: Item, image: np.ndarray) -> Iterator[tuple[str, str, dict]]:
@@ -145,8 +150,8 @@ def _mask_findings(item: Item, listing: Listing, size: tuple[int, int] | None) -
         name = listing.shown(path)
         try:
             values = read_values(path)
-        except (DecodeError, FileNotFoundError) as error:
-            found.append(Finding("broken", (name,), str(error)))
+        except (DecodeError, OSError) as error:
+            found.append(Finding("broken", (name,), _reason(error)))
             continue
         if size is not None and values.shape != size:
             text = f"{values.shape[1]} x {values.shape[0]}, its image is {size[1]} x {size[0]}"

@@ -170,10 +170,29 @@ def read_values(path: str | PathLike[str]) -> np.ndarray:
 
 def _read(path: Path, *, any_scale: bool) -> np.ndarray:
     try:
-        with path.open("rb") as stream:
-            check_not_empty(path, stream)
-            with Image.open(stream, formats=_FORMATS) as image:
-                values = _upright_grey(path, image, any_scale=any_scale)
+        stream = path.open("rb")
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except OSError as error:  # a link in a circle, a drive that is gone
+        raise DecodeError(f"{path} cannot be opened ({error.strerror}).") from error
+    with stream:
+        return decode_picture(path, stream, any_scale=any_scale)
+
+
+def decode_picture(path: Path, stream: BinaryIO, *, any_scale: bool) -> np.ndarray:
+    """Grey values of the picture in a stream, as `read_values` gives them, by the decoders that it may use.
+
+    Args:
+        path: where the stream comes from, for messages.
+        any_scale: also signed and 32-bit values.
+
+    Raises:
+        DecodeError: as `read_image`.
+    """
+    try:
+        check_not_empty(path, stream)
+        with Image.open(stream, formats=_FORMATS) as image:
+            values = _upright_grey(path, image, any_scale=any_scale)
     except (DecodeError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (
@@ -262,6 +281,8 @@ def _size_text(array: np.ndarray) -> str:
 def to_grey_image(image: Image.Image) -> Image.Image:
     """PIL picture of any mode -> PIL picture of mode L as `read_image` sees it (converter for MONAI's `PILReader`)."""
     path = Path(getattr(image, "filename", "") or "picture")
+    if image.format not in (None, *_FORMATS):  # not loaded yet: Pillow's decoder for EPS starts a program
+        raise DecodeError(f"{path} is a picture of the kind {image.format}, expected PNG, JPEG, BMP or TIFF.")
     return Image.fromarray(_eight_bit(_upright_grey(path, image, any_scale=False)))
 
 

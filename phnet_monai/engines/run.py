@@ -28,6 +28,8 @@ MAY_DIFFER = (
     *("progress", "checkpoints", "pseudo_label_evaluator"),
 )
 """Ids that do not change what is trained: places, means, and what is said and kept of it."""
+IMAGES, LEARNT = "images.json", ("labeled", "unlabeled")
+"""In the folder of a run: the images that it learns from, by part."""
 NEEDED = (
     *("network_def", "network", "optimizer", "scheduler", "weak_view", "checkpoints", "run"),
     *("train#dataset", "train#loader", "train#handlers", "train#trainer", "validate#dataset", "validate#evaluator"),
@@ -228,15 +230,18 @@ def train_run(
             raise ConfigError(f"config: {name!r} is {json.dumps(parser.get(name))}, but no training goes without it")
     with _alone_in(out) if shard.first else nullcontext():
         going_on = resume and any((out / name).is_file() for name in ("last.pt", "previous.pt"))
-        kept = out / "config.json"
-        if going_on and kept.is_file():  # a refused resume must not replace what was trained
+        kept, images = out / "config.json", out / IMAGES
+        if going_on:  # a refused resume must not replace what was trained
+            check_same_images(images, datalist)
+        if going_on and kept.is_file():
             check_same_config(kept, parser.get())
         elif shard.first:
             write_json(kept, parser.get())
+            write_json(images, trained_images(datalist))
         if tracking is not None:
             track(parser, tracking, out, {"method": method, "profile": profile, "recipe": recipe, "seed": seed})
         run(parser)
-        if not (out / "last.pt").is_file():
+        if shard.first and not (out / "last.pt").is_file():
             raise ConfigError(f"{out}: the config's `run` has ended without a checkpoint; nothing was trained")
         saved = parser.get_parsed_content("checkpoints")
         result = {
@@ -260,7 +265,7 @@ def _alone_in(out: Path) -> Iterator[None]:
             yield
         except BaseException:
             if made:
-                remove_unless_more(out, ("config.json", ".lock", "tensorboard", "mlruns.db"))
+                remove_unless_more(out, ("config.json", IMAGES, ".lock", "tensorboard", "mlruns.db"))
             raise
 
 
@@ -275,11 +280,31 @@ def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: they differ; the message names the ids.
     """
-    found = config_differences(json.loads(kept.read_text(encoding="utf-8")), config)
+    found = config_differences(_read_json(kept), config)
     if found:
         raise ConfigError(
             f"{kept}: the run began with another configuration: {shorten(found, 5)}. Resume with the same one, or "
             "train into another folder."
+        )
+
+
+def trained_images(datalist: str | Path) -> dict[str, list[str]]:
+    """The cases that a training learns from, by part, sorted; places do not count, a data set may be moved."""
+    return {part: sorted(str(entry["case_id"]) for entry in load_part(datalist, part)) for part in LEARNT}
+
+
+def check_same_images(kept: Path, datalist: str | Path) -> None:
+    """Refuse to go on with other images than the run began with; those of an older version have no list.
+
+    Raises:
+        ConfigError: naming the part.
+    """
+    before = _read_json(kept) if kept.is_file() else {}
+    now = trained_images(datalist)
+    for part in (part for part in LEARNT if part in before and before[part] != now[part]):
+        raise ConfigError(
+            f"{datalist}: its {part} images ({len(now[part])}) are not those that the run in {kept.parent} began with "
+            f"({len(before[part])}). Resume with the same datalist, or train into another folder."
         )
 
 

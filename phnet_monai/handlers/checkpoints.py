@@ -18,7 +18,7 @@ from phnet_monai.distributed import gather_all, joined_shard
 from phnet_monai.engines.step import SemiSupervisedEvents
 from phnet_monai.files import atomic_writer, keep_as, remove_partial_files
 from phnet_monai.handlers.random_state import random_state, set_random_state
-from phnet_monai.networks.checkpoint import CheckpointError, read_checkpoint
+from phnet_monai.networks.checkpoint import CheckpointError, network_weights, read_checkpoint
 from phnet_monai.networks.ensemble import Ensemble
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -313,7 +313,8 @@ def _whole(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if lacking:
         raise CheckpointError(f"{path}: lacks {', '.join(lacking)} of the training state: it was changed or damaged")
     for which in ("student", "teacher"):
-        tensors = [t for t in (content.get(which) or {}).values() if t.is_floating_point()]
+        weights = network_weights(content, path, which)
+        tensors = [t for t in weights.values() if t.is_floating_point()]
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             raise CheckpointError(f"{path}: the {which}'s weights are not finite")
     return content

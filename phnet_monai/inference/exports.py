@@ -28,7 +28,7 @@ from phnet_monai.extras import extra_module
 from phnet_monai.files import atomic_writer, sha256_of
 from phnet_monai.inference.backends import without_warnings
 from phnet_monai.inference.files import find_scans
-from phnet_monai.inference.models import WEIGHTS, load_model, model_file, model_kind
+from phnet_monai.inference.models import TORCHSCRIPT, WEIGHTS, load_model, model_file, model_kind
 from phnet_monai.inference.predictor import lesion_probs
 from phnet_monai.inference.zipped import unzipped
 from phnet_monai.networks.description import INFO_KEY, CheckpointError, info_text
@@ -124,7 +124,7 @@ def _export(
     with atomic_writer(out) as stream:
         stream.write(content)
         stream.flush()
-        network = load_model(stream.name, device="cpu").network
+        network = load_model(stream.name, device="cpu", backend=to if to == TORCHSCRIPT else "auto").network
         count, difference = _compare(model.network, network, _batches(scans, side, model.pad_value))
         if not count:
             raise _no_image(check)

@@ -51,6 +51,7 @@ def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
             or `source` is a file that is no image.
         NotADirectoryError: `out`, or a folder above it, is a file.
     """
+    check_out(out)
     source, out = Path(source), Path(out)
     searched = source if source.exists() else _fixed_part(source)
     if searched is None or not searched.exists():
@@ -68,7 +69,6 @@ def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
             )
     if any(real_source.is_relative_to(real_path(out / name)) for name in RESULT_FOLDERS):
         raise ValueError(f"the input {source} lies among the results of {out}; choose another output folder")
-    check_out(out)
     return source, out
 
 
@@ -93,7 +93,14 @@ def real_path(path: str | Path) -> Path:
 
 
 def check_out(out: str | Path) -> Path:
-    """`out` as a path. Raises NotADirectoryError if it, or a folder above it, is a file or a link to nowhere."""
+    """`out` as a path.
+
+    Raises:
+        NotADirectoryError: it, or a folder above it, is a file or a link to nowhere.
+        ValueError: it is empty.
+    """
+    if not str(out):
+        raise ValueError("the output folder has no name (an unset variable?); `.` is the present folder")
     out = Path(out)
     for folder in (out, *out.parents):
         if folder.is_symlink() and not folder.exists():

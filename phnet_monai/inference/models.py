@@ -1,6 +1,7 @@
 """Any kind of trained model by its path: checkpoints, plain weights, bundles, TorchScript, ONNX.
 
-Kinds are told by content, not by name. Importing this is cheap: torch is loaded when a model is.
+Kinds are told by content, not by name, but nothing is run as a program that is not called one. Importing this is
+cheap: torch is loaded when a model is.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def load_model(
               description beside it (`NAME.json`, or the configs of the bundle it lies in);
             - a bundle's folder, or a zip file of it: weights and network arguments are read as data, no config is
               evaluated;
-            - a TorchScript file of `phnet export` or MONAI's `ckpt_export`: a program, for trusted origins only;
+            - a TorchScript file of `phnet export` or MONAI's `ckpt_export`: a program, for trusted origins only, and
+              run only if it is named `.ts` or `backend` asks for it;
             - an ONNX file of `phnet export`;
             or several of the first two kinds, whose mean probability is the answer.
         device: name of a torch device; `auto` is the first GPU that the backend can use, else the CPU.
@@ -88,12 +90,21 @@ def load_model(
 
 
 def _load(files: Sequence[Path], device: str | torch.device, backend: str, which: str) -> LoadedModel:
+    from phnet_monai.networks.description import CheckpointError
+
     kinds = [model_kind(file) for file in files]
     for file, kind in zip(files, kinds, strict=True):
         if len(files) > 1 and kind != WEIGHTS:
             raise ValueError(f"{file}: is {kind}, which runs alone; an ensemble is made of checkpoints")
         if backend not in ("auto", *_RUNS[kind]):
             raise ValueError(_other_backend(file, kind, backend))
+        named = file.is_file() and file.suffix.lower() == ".ts"
+        if kind == TORCHSCRIPT and not (named or backend == TORCHSCRIPT):
+            raise CheckpointError(
+                f"{file}: is TorchScript, a program that can read and write files, under the name of another kind or "
+                "in a bundle; it is not run. If you trust its origin, give the file itself, named `.ts`, or --backend "
+                "torchscript."
+            )
     if not files or kinds[0] == WEIGHTS:
         return _load_weights(files, device, which)
     return _open_export(files[0], _RUNS[kinds[0]][0] if backend in ("auto", "torch") else backend, device, which)

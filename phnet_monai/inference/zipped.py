@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tempfile
@@ -99,7 +100,7 @@ def unzip(archive: Path, folder: Path) -> None:
                 # not more than the size that was checked: zipfile stops there
                 with packed.open(entry) as source, target.open("xb") as out:
                     shutil.copyfileobj(source, out)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, FileExistsError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, FileExistsError) as error:
         raise ArchiveError(f"{archive}: cannot be unpacked ({error}); copy it again") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,6 +18,10 @@ from phnet_monai.networks.ensemble import Ensemble, Fitted, network_argument
 from phnet_monai.networks.phnet import PHNet
 from phnet_monai.networks.tensor_file import is_safetensors, read_safetensors
 
+_DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 MAX_EXPANSION = 10
 """How many times larger than the file the content of a checkpoint may be; PyTorch itself never compresses it."""
 MAX_ARGUMENT = 8_192
@@ -81,6 +85,7 @@ def network_weights(checkpoint: dict[str, Any], path: str | Path, which: str = "
             f"{path}: found the entries {sorted(map(str, checkpoint))}, expected 'student' or 'teacher' among them, "
             "with tensors by name"
         )
+    check_plain_tensors(weights, path)
     return weights
 
 
@@ -91,6 +96,21 @@ def _is_state_dict(content: Any) -> TypeGuard[dict[str, torch.Tensor]]:
         and bool(content)
         and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items())
     )
+
+
+def check_plain_tensors(weights: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse tensors that no network of this package has: sparse, quantised or complex ones, without values, of 8-bit
+    floats; torch's own errors on them come late and name no file.
+
+    Raises:
+        CheckpointError.
+    """
+    for name, tensor in weights.items():
+        plain = tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
+        if not plain or tensor.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{path}: its tensor {name} is {tensor.layout} {tensor.dtype}, expected plain numbers"
+            )
 
 
 def load_checkpoint(

@@ -142,6 +142,8 @@ class PHNet(nn.Module):
         if size == 0:
             return self.classify(self.decode(self.encode(x)), x.shape[-2], x.shape[-1])
         logits = self.classify(self.decode(self.encode(fit_batch(x, size, self.pad_value))), size, size)
+        if not torch.jit.is_scripting():
+            self._check_answer(logits)
         # probabilities are what is mapped back everywhere; their logarithm is a logit with the same softmax
         probs = unfit_batch(logits.float().softmax(dim=1), x.shape[-2], x.shape[-1])
         return probs.clamp(min=1e-7).log()
@@ -160,6 +162,15 @@ class PHNet(nn.Module):
             raise ValueError(
                 "PHNet: a batch of one image cannot train DeepLabv3+ (its image pooling has no batch statistics). "
                 "Use at least 2 images per step (labeled and unlabeled together), drop_last, or eval mode."
+            )
+
+    @torch.jit.unused
+    def _check_answer(self, logits: Tensor) -> None:
+        """NaN would pass for background: a bundle of damaged weights would find no lesion anywhere, without a word."""
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling() or bool(torch.isfinite(logits).all())):
+            raise ValueError(
+                "PHNet: the network gave NaN or infinite values: the training diverged, or the file of its weights is "
+                "damaged"
             )
 
 

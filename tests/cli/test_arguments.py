@@ -188,6 +188,12 @@ def test_a_slip_in_a_flag_is_no_override(word: str, offered: str) -> None:
         bind(OPEN, ["o", word, "3"])
 
 
+@pytest.mark.parametrize("word", ["--=3", "--1", "--a b=3", "--#=1"])
+def test_what_is_no_id_is_no_override(word: str) -> None:
+    with pytest.raises(UsageError, match="unknown flag"):
+        bind(OPEN, ["o", word, "3"])
+
+
 @pytest.mark.parametrize("words", [["o", "--max_epochs"], ["o", "--max_epochs", "--seed", "1"]])
 def test_an_override_needs_a_value(words: list[str]) -> None:
     with pytest.raises(UsageError, match="needs a value"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_pictures_can_be_left_out(folder: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "audit.html").read_text()
     assert "data:image/jpeg" not in page
     assert "phantom_0001.png" in page
+
+
+def test_links_that_lead_nowhere_and_odd_names_are_findings(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "images" / "gone.png").symlink_to("nowhere")
+    (folder / "images" / "circle.png").symlink_to("circle.png")
+    odd = os.fsdecode(b"od\xffd.png")
+    for kind in ("images", "masks"):
+        (folder / kind / odd).write_bytes((folder / kind / "phantom_0003.png").read_bytes())
+    assert main(["audit", str(folder), str(tmp_path / "o"), "--quiet"]) == 3  # broken files
+    text = (tmp_path / "o" / "audit.txt").read_text(encoding="utf-8")
+    assert "images/gone.png" in text
+    assert "images/circle.png" in text
+    assert "od\\udcffd.png" in text
+    assert (tmp_path / "o" / "audit.html").is_file()
+    capsys.readouterr()
 
 
 def test_what_prepare_refuses_gives_code_3(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

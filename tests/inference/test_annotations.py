@@ -321,3 +321,30 @@ def test_an_export_that_fails_leaves_nothing(proposals: list[Proposal], tmp_path
         with pytest.raises(FileNotFoundError):
             export_proposals(tmp_path / "o" / file_format, broken, file_format)  # type: ignore[arg-type]
         assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_a_mask_in_an_annotation_is_read_by_the_decoders_of_pictures_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow's decoder for EPS starts a program."""
+    from PIL import EpsImagePlugin
+
+    started: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: started.append(args))
+    picture, content = Image.new("L", (8, 8), 255), io.BytesIO()
+    picture.save(content, format="EPS")
+    shape = {"label": "lesion", "shape_type": "mask", "points": [[0, 0], [7, 7]]}
+    for pixels, message in ((content.getvalue(), "its content is of no known kind"), (b"", "is empty")):
+        shape["mask"] = base64.b64encode(pixels).decode()
+        (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [shape]}))
+        with pytest.raises(AnnotationError, match=f"a mask in it cannot be read .*{message}"):
+            read_annotations(tmp_path / "a.json")
+    assert not started
+
+
+def test_the_bundle_s_own_reader_opens_pictures_alone(tmp_path: Path) -> None:
+    from phnet_monai.data.decode import DecodeError, to_grey_image
+
+    Image.new("L", (8, 8), 255).save(tmp_path / "a.png", format="EPS")
+    with Image.open(tmp_path / "a.png") as picture, pytest.raises(DecodeError, match="a picture of the kind EPS"):
+        to_grey_image(picture)

@@ -225,6 +225,11 @@ def test_other_wrong_paths(tmp_path: Path) -> None:
             check_paths(tmp_path / "in", tmp_path / out)
 
 
+def test_an_empty_name_of_out_is_not_the_present_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the output folder has no name"):
+        check_paths(tmp_path, "")
+
+
 def test_right_paths(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.png")
     pairs = [("in", "o"), ("in", "in2"), ("in/a.png", "."), ("in/a.png", "in")]

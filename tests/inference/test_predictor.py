@@ -160,6 +160,8 @@ def test_impossible_settings_are_refused(network: nn.Module, wrong: dict[str, An
 
 def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device 'meta' cannot be used"):
+        pick_device("meta")
     assert pick_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ValueError, match="'gpu' cannot be used"):
         pick_device("gpu")

@@ -190,6 +190,14 @@ class NetworkSuite:
         torch.testing.assert_close(found.exp(), by_hand)  # already normalised
 
     @torch.no_grad()
+    def test_damaged_weights_are_no_answer(self):
+        """As MONAI's own workflows load them, which look at no value; NaN would be background everywhere."""
+        fitting = self.build(fit_size=64).eval()
+        next(iter(fitting.classifier.parameters())).fill_(float("nan"))
+        with pytest.raises(ValueError, match="gave NaN or infinite values"):
+            fitting(pictures(2))
+
+    @torch.no_grad()
     def test_bfloat16_autocast(self, network):
         images = pictures(2)
         with torch.autocast("cpu", dtype=torch.bfloat16):

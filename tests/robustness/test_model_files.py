@@ -409,3 +409,44 @@ def test_a_zipped_bundle_counts_as_the_bundle(
     exported = phnet("export", archive, tmp_path / "x.safetensors")
     assert exported.code == 0
     assert phnet("export", tmp_path / "bundle", tmp_path / "y.safetensors").code == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "weights.pt", "bundle/models/model.ts", "bundle/models/model.pt"]
+)
+def test_a_program_that_is_not_called_one_is_not_run(
+    name: str, refused: Any, model_files: SimpleNamespace, tmp_path: Path
+) -> None:
+    """TorchScript can write files: it is run where it is named `.ts` and given itself, or asked for."""
+
+    class Writes(torch.nn.Module):
+        def __init__(self, place: str) -> None:
+            super().__init__()
+            self.place = place
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.from_file(self.place, True, 16).fill_(7)
+            return torch.cat([x, x], 1)
+
+    mark, path = tmp_path / "was-run", tmp_path / name
+    if name.startswith("bundle"):
+        (model_files.write_bundle(tmp_path / "bundle") / "models" / "model.pt").unlink()
+    torch.jit.save(torch.jit.script(Writes(str(mark))), path)
+    given = tmp_path / "bundle" if name.startswith("bundle") else path
+    assert "is TorchScript, a program that can read and write files" in refused(given)
+    if given.is_dir():
+        assert "it is not run" in refused(zip_folder(given, tmp_path / "bundle.zip", inside="tiny/"))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("change", [lambda t: t.to_sparse(), lambda t: t.to("meta"), lambda t: t.to(torch.complex64)])
+def test_weights_of_a_kind_that_no_network_has(change: Any, write: Any, refused: Any, tmp_path: Path) -> None:
+    def spoil(content: bytes) -> bytes:
+        (tmp_path / "before").write_bytes(content)
+        state = torch.load(tmp_path / "before", weights_only=True)
+        weights = state.get("teacher", state)
+        weights["classifier.0.weight"] = change(weights["classifier.0.weight"])
+        torch.save(state, tmp_path / "after")
+        return (tmp_path / "after").read_bytes()
+
+    assert "classifier.0.weight is" in refused(write("checkpoint", spoil))

@@ -180,3 +180,52 @@ def test_a_grid_that_does_not_divide_is_refused(
     assert main(["train", str(datalist), str(tmp_path / "run"), *LINE, "--grid_size", "7", *words]) == 2
     assert "grid_size 7 does not divide the image of 64 x 64 pixels" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job(datalist: Path, unbroken: Path, tmp_path: Path) -> None:
+    """Schedulers send SIGTERM to the loader processes, too: the training must outlive them and save."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "phnet_monai", "train", str(datalist), str(run), *LINE, "--num_workers", "2"]
+    command += ["--max_epochs", "50"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (run / "last.pt").exists() and child.poll() is None:
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGTERM)
+    _, said = child.communicate()
+    assert child.returncode == 143, said
+    assert "resume goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_other_images_are_not_gone_on_with(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        at_step(patched, 4, lambda trainer, batch: signal.raise_signal(signal.SIGTERM))
+        assert main(["train", str(datalist), str(run), *LINE]) == 143
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    content["labeled"].pop()
+    other = datalist.with_name("fewer.json")
+    other.write_text(json.dumps(content), encoding="utf-8")
+    kept = (run / "last.pt").read_bytes()
+    assert main(["train", str(other), str(run), *LINE, "--resume"]) == 2
+    assert "its labeled images (5) are not those that the run in" in capsys.readouterr().err
+    assert (run / "last.pt").read_bytes() == kept
+    (run / "config.json").write_text("{", encoding="utf-8")
+    assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 2
+    assert "config.json: not valid JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", [[1], 3, {"a": 1}])
+def test_a_checkpoint_whose_weights_are_none_falls_back(
+    broken: Any, datalist: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(datalist), str(run), *LINE]) == 0
+    content = torch.load(run / "last.pt", weights_only=True)
+    torch.save({**content, "student": broken}, run / "last.pt")
+    assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
+    assert f"Going on from {run / 'previous.pt'}" in capsys.readouterr().err
