@@ -228,7 +228,8 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: str
             f"{path}: the weights are of another network ({len(missing)} missing, {len(extra)} unknown, {len(shapes)} "
             f"of another shape; e.g. {(missing + extra + shapes)[:3]}). Use the profile and network of the training."
         )
-    nonfinite = [n for n, t in weights.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    # as the network will hold them: 1e300 of float64 is infinite there
+    nonfinite = [n for n, t in weights.items() if t.is_floating_point() and not torch.isfinite(t.float()).all()]
     if nonfinite:
         raise CheckpointError(f"{path}: {len(nonfinite)} tensors hold NaN or infinite values, e.g. {nonfinite[0]}")
     network.load_state_dict({**own, **{name: t for name, t in weights.items() if name in own}})

@@ -439,6 +439,18 @@ def test_a_program_that_is_not_called_one_is_not_run(
     assert not mark.exists()
 
 
+def test_weights_that_are_too_large_for_the_network(write: Any, refused: Any, tmp_path: Path) -> None:
+    def spoil(content: bytes) -> bytes:
+        (tmp_path / "before").write_bytes(content)
+        state = torch.load(tmp_path / "before", weights_only=True)
+        weights = state.get("teacher", state)
+        weights["classifier.0.weight"] = torch.full_like(weights["classifier.0.weight"], 1e300, dtype=torch.float64)
+        torch.save(state, tmp_path / "after")
+        return (tmp_path / "after").read_bytes()
+
+    assert "1 tensors hold NaN or infinite values" in refused(write("checkpoint", spoil))
+
+
 @pytest.mark.parametrize("change", [lambda t: t.to_sparse(), lambda t: t.to("meta"), lambda t: t.to(torch.complex64)])
 def test_weights_of_a_kind_that_no_network_has(change: Any, write: Any, refused: Any, tmp_path: Path) -> None:
     def spoil(content: bytes) -> bytes:
