@@ -7,6 +7,7 @@ bundle. Those are read as JSON: references such as "@size" are looked up, nothin
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from phnet_monai.transforms.fit import PAD_VALUE
 
 INFO_KEY = "phnet"
 """Under which exported files carry `info`, as JSON."""
+MAX_REFERENCES = 1000
+"""References that are followed in a bundle's config; a network has about twenty arguments."""
 BUNDLE_MODELS = ("model.pt", "model.safetensors", "model.ts", "model.onnx")
 """Names of a bundle's model in its folder `models`, in the order in which they are looked for."""
 MAX_SIDE = 8_192
@@ -129,7 +132,10 @@ def config_info(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: `network_def` is no PHNet, an entry is missing, or a needed value is an expression.
     """
-    arguments = _plain("@network_def", config, path)
+    try:
+        arguments = _plain("@network_def", config, path)
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: its network_def is nested deeper than any network's is") from error
     target = arguments.pop("_target_", None) if isinstance(arguments, dict) else None
     if target not in NETWORK_TARGETS:
         raise CheckpointError(f"{path}: network_def has the _target_ {target!r}, expected {NETWORK_TARGETS[0]}")
@@ -142,12 +148,15 @@ def config_info(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
     return check_info(info, path)
 
 
-def _plain(value: Any, config: Any, path: str | Path, trail: tuple[str, ...] = ()) -> Any:
-    """`value` with its references replaced by what they name; `trail`: the references that led here."""
+def _plain(
+    value: Any, config: Any, path: str | Path, trail: tuple[str, ...] = (), seen: Iterator[int] | None = None
+) -> Any:
+    """`value` with its references replaced by what they name; `trail`: those that led here; `seen` counts all."""
+    seen = itertools.count(1) if seen is None else seen
     if isinstance(value, dict):
-        return {key: _plain(entry, config, path, trail) for key, entry in value.items()}
+        return {key: _plain(entry, config, path, trail, seen) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_plain(entry, config, path, trail) for entry in value]
+        return [_plain(entry, config, path, trail, seen) for entry in value]
     if not isinstance(value, str) or value[:1] not in ("$", "%", "@"):
         return value
     if value[0] != "@":
@@ -155,6 +164,8 @@ def _plain(value: Any, config: Any, path: str | Path, trail: tuple[str, ...] = (
             f"{path}: {' -> '.join(trail)} is the expression {value!r}, which is not evaluated here; write the plain "
             "value"
         )
+    if next(seen) > MAX_REFERENCES:  # references that double at every step would never come to an end
+        raise CheckpointError(f"{path}: its network_def refers to more than {MAX_REFERENCES} entries")
     if value in trail:
         raise CheckpointError(f"{path}: {' -> '.join((*trail, value))} goes in a circle")
     found = config
@@ -164,7 +175,7 @@ def _plain(value: Any, config: Any, path: str | Path, trail: tuple[str, ...] = (
             found = found[index]
         except (LookupError, TypeError) as error:
             raise CheckpointError(f"{path}: has no entry {value[1:]!r}, which the network needs") from error
-    return _plain(found, config, path, (*trail, value))
+    return _plain(found, config, path, (*trail, value), seen)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

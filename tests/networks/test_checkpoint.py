@@ -212,3 +212,19 @@ def test_a_failed_export_leaves_the_old_file(checkpoint, tmp_path, monkeypatch):
         export_state_dict(checkpoint, out)
     assert out.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "model.pt"]
+
+
+@pytest.mark.parametrize("levels", [30, 5000])
+def test_a_bundle_s_references_come_to_an_end(levels: int, tmp_path: Path) -> None:
+    """Each level refers twice to the next: two to the thirtieth entries; or a chain deeper than Python's stack."""
+    from phnet_monai.networks.description import config_info
+
+    entries = {f"a{n}": [f"@a{n + 1}"] * (2 if levels == 30 else 1) for n in range(levels)}
+    config = {"network_def": {"decoder": "@a0"}, **entries, f"a{levels}": 1}
+    with pytest.raises(CheckpointError, match="refers to more than 1000 entries|nested deeper"):
+        config_info(config, tmp_path / "inference.json")
+    deep: object = 1
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(CheckpointError, match="nested deeper than any network's is"):
+        config_info({"network_def": {"decoder": deep}}, tmp_path / "inference.json")
