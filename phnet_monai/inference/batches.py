@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -21,8 +21,11 @@ def read_ahead(
     *,
     ahead: int,
     weight: Callable[[Item], int] = lambda item: 1,
-) -> Iterator[tuple[Item, Read | BaseException]]:
+) -> Generator[tuple[Item, Read | BaseException], None, None]:
     """Each item in order with what `read` gives for it, or with the error that it raises.
+
+    Close it (`contextlib.closing`) where it may be left early: what the garbage collector closes later, perhaps in a
+    thread that is just starting, waits for its own threads there, for ever.
 
     Args:
         read: called in threads.

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,8 +106,8 @@ class Pipeline:
         under_way: deque[tuple[Job, _Open | BaseException]] = deque()
         batch: list[tuple[_Open, int]] = []
         limit, ahead = 4 * self.predictor.batch_size, 2 * self.predictor.batch_size
-        scans = read_ahead(jobs, _read, ahead=ahead, weight=lambda job: _weight(job, ahead))
-        with self.cores, ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
+        reading = closing(read_ahead(jobs, _read, ahead=ahead, weight=lambda job: _weight(job, ahead)))
+        with reading as scans, self.cores, ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
             try:
                 for job, found in scans:
                     opened = _Open.of(job, found)

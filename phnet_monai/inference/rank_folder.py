@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -105,8 +106,9 @@ def examine_files(
     """Examine all files that can be read, by name; the others are added to `failed` with the reason."""
     found: dict[str, Examined] = {}
     batch: list[tuple[str, np.ndarray]] = []
-    with tqdm(total=len(files), desc=what, unit="image", disable=True if quiet else None, file=sys.stderr) as bar:
-        images = read_ahead(files.items(), lambda file: read_image(file[1]), ahead=2 * examiner.predictor.batch_size)
+    bar = tqdm(total=len(files), desc=what, unit="image", disable=True if quiet else None, file=sys.stderr)
+    ahead = 2 * examiner.predictor.batch_size
+    with bar, closing(read_ahead(files.items(), lambda file: read_image(file[1]), ahead=ahead)) as images:
         for left, ((name, _), image) in zip(range(len(files), 0, -1), images, strict=True):
             if isinstance(image, BaseException):
                 failed.append((name, _reason(image)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -979,6 +980,21 @@ def test_impossible_thresholds(threshold: float) -> None:
 def test_impossible_spacings(spacing: float) -> None:
     with pytest.raises(ValueError, match="spacing_mm"):
         FrameSettings(spacing_mm=spacing)
+
+
+def test_a_run_that_is_cut_short_leaves_no_reader_behind(
+    source: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector would end it in whatever thread it runs, and wait there for ever."""
+
+    def interrupted(images: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictor, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt) as kept:  # with its traceback, and so with all that its frames hold
+        infer_folder(source, tmp_path / "o", predictor, quiet=True)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("read_")]
+    assert kept.traceback
 
 
 def test_more_images_than_are_read_ahead_stay_in_order(tmp_path: Path, predictor: Predictor, network: Any) -> None:
