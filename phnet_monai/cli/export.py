@@ -24,10 +24,10 @@ def export(
     Args:
         model: checkpoint of `phnet train`, plain weights, or bundle folder
         out: the new file
-        to: torchscript (.ts, .pt), onnx (.onnx) or safetensors (.safetensors); by default what the ending of OUT says
+        to: torchscript (.ts), onnx (.onnx) or safetensors (.safetensors); by default what the ending of OUT says
         which: the averaged network (teacher) or the trained one (student)
         size: side of the input in pixels; that of the training where not given
-        check: image or folder of images to compare on; phantoms where not given
+        check: picture, DICOM or NIfTI file to compare on, or a folder of them; phantoms where not given
         overwrite: replace OUT
     """
     from phnet_monai.cli.infer import model_files
@@ -45,6 +45,8 @@ def export(
     )
     compared = f"largest difference of a probability on {done.images} {images}"
     print(f"{compared}: {done.difference:.1e} (allowed {TOLERANCE:.0e})")
+    if kind == "torchscript" and not out.lower().endswith(".ts"):
+        print(f"{done.path}: phnet infer takes a program under this name with --backend torchscript only")
     return 0
 
 

@@ -190,8 +190,8 @@ def _groups(folder: Path, work: Path, results: Results) -> Mapping[str, str]:
 
 
 def _scored_cases(results: Results) -> set[str]:
-    tables = [result.per_image(part, "last") or {} for result in results.finished for part in PARTS]
-    return {case for table in tables for case in table}
+    scored = (result.per_image(part, "last") or {} for result in results.finished for part in PARTS)
+    return {case for cases in scored for case in cases}
 
 
 def _head(report: Report) -> None:

@@ -312,9 +312,8 @@ def _whole(content: dict[str, Any], path: Path) -> dict[str, Any]:
     lacking += [name for name in ("method", "score") if not isinstance(info, dict) or name not in info]
     if lacking:
         raise CheckpointError(f"{path}: lacks {', '.join(lacking)} of the training state: it was changed or damaged")
-    for which in ("student", "teacher"):
-        weights = network_weights(content, path, which)
-        tensors = [t for t in weights.values() if t.is_floating_point()]
+    for which in ("student", "teacher") if "teacher" in content else ("student",):
+        tensors = [t for t in network_weights(content, path, which).values() if t.is_floating_point()]
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             raise CheckpointError(f"{path}: the {which}'s weights are not finite")
     return content

@@ -213,8 +213,9 @@ def _search(folder: Path) -> tuple[list[Path], dict[Path, str], list[Path]]:
     for place, subfolders, names in os.walk(folder, onerror=note):
         here = Path(place)
         # `phnet infer IMAGE .` leaves its results beside the image
-        results += sorted((here / n).relative_to(folder) for n in subfolders if _holds_results(here / n))
-        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and not _holds_results(here / n))
+        passed = {n for n in subfolders if _holds_results(here / n)}
+        results += [(here / n).relative_to(folder) for n in sorted(passed)]
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n not in passed)
         scans = (here / n for n in names if not n.startswith(".") and _readable(here / n) and is_scan(here / n))
         found += [scan.relative_to(folder) for scan in scans]
     return sorted(found), unreadable, results

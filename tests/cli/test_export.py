@@ -41,10 +41,11 @@ def test_what_is_printed(model: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     assert loaded.backend == "torchscript"
 
 
-def test_several_models_and_the_student(model: Path, tmp_path: Path) -> None:
+def test_several_models_and_the_student(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = made.write_checkpoint(tmp_path / "b.pt", seed=4)
     assert call(model, other, tmp_path / "both.pt", "--to", "torchscript", "--which=student", "--size", "40") == 0
-    loaded = load_model(tmp_path / "both.pt", device="cpu")
+    assert "both.pt: phnet infer takes a program under this name with --backend torchscript" in capsys.readouterr().out
+    loaded = load_model(tmp_path / "both.pt", device="cpu", backend="torchscript")
     assert loaded.details["source"] == ["1e3,#.pt", "b.pt"]
     assert (loaded.size, loaded.details["which"]) == (40, "student")
 

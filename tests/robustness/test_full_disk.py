@@ -79,7 +79,7 @@ def test_other_errors_of_one_file_do_not_end_the_run(disk: Any, pictures: Path, 
     (tmp_path / "out" / "masks" / "a.png").mkdir(parents=True)
     outcome = infer(pictures, tmp_path / "out", "--quiet")
     assert outcome.code == 3
-    assert outcome.err == "failed: a.png: a.png: Is a directory\n"
+    assert outcome.err == "failed: a.png: Is a directory\n"
     assert len([path for path in (tmp_path / "out" / "masks").rglob("*.png") if path.is_file()]) == 3
 
 

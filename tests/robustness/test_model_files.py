@@ -138,13 +138,24 @@ def test_a_pickled_program_in_torchscript_is_not_run(originals: dict[str, bytes]
     assert not mark.exists()
 
 
-def poison(content: bytes, folder: Path) -> bytes:
-    """The same checkpoint or state dict with one NaN in its teacher."""
+def with_other_weight(content: bytes, change: Callable[[torch.Tensor], torch.Tensor], folder: Path) -> bytes:
+    """The same checkpoint or state dict with `change` of one tensor of its teacher."""
     (folder / "before").write_bytes(content)
     state = torch.load(folder / "before", weights_only=True)
-    state.get("teacher", state)["classifier.0.weight"].view(-1)[0] = float("nan")
+    weights = state.get("teacher", state)
+    weights["classifier.0.weight"] = change(weights["classifier.0.weight"])
     torch.save(state, folder / "after")
     return (folder / "after").read_bytes()
+
+
+def poison(content: bytes, folder: Path) -> bytes:
+    """With one NaN."""
+
+    def change(weight: torch.Tensor) -> torch.Tensor:
+        weight.view(-1)[0] = float("nan")
+        return weight
+
+    return with_other_weight(content, change, folder)
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "weights", "bundle", "zip"])
@@ -440,25 +451,14 @@ def test_a_program_that_is_not_called_one_is_not_run(
 
 
 def test_weights_that_are_too_large_for_the_network(write: Any, refused: Any, tmp_path: Path) -> None:
-    def spoil(content: bytes) -> bytes:
-        (tmp_path / "before").write_bytes(content)
-        state = torch.load(tmp_path / "before", weights_only=True)
-        weights = state.get("teacher", state)
-        weights["classifier.0.weight"] = torch.full_like(weights["classifier.0.weight"], 1e300, dtype=torch.float64)
-        torch.save(state, tmp_path / "after")
-        return (tmp_path / "after").read_bytes()
+    def large(weight: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(weight, 1e300, dtype=torch.float64)
 
-    assert "1 tensors hold NaN or infinite values" in refused(write("checkpoint", spoil))
+    line = refused(write("checkpoint", lambda content: with_other_weight(content, large, tmp_path)))
+    assert "1 tensors hold NaN or infinite values" in line
 
 
 @pytest.mark.parametrize("change", [lambda t: t.to_sparse(), lambda t: t.to("meta"), lambda t: t.to(torch.complex64)])
 def test_weights_of_a_kind_that_no_network_has(change: Any, write: Any, refused: Any, tmp_path: Path) -> None:
-    def spoil(content: bytes) -> bytes:
-        (tmp_path / "before").write_bytes(content)
-        state = torch.load(tmp_path / "before", weights_only=True)
-        weights = state.get("teacher", state)
-        weights["classifier.0.weight"] = change(weights["classifier.0.weight"])
-        torch.save(state, tmp_path / "after")
-        return (tmp_path / "after").read_bytes()
-
-    assert "classifier.0.weight is" in refused(write("checkpoint", spoil))
+    line = refused(write("checkpoint", lambda content: with_other_weight(content, change, tmp_path)))
+    assert "classifier.0.weight is" in line
