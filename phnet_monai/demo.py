@@ -11,6 +11,7 @@ from typing import Any
 from phnet_monai.data import load_part, prepare_folder, write_phantoms
 from phnet_monai.engines.run import evaluate_run, train_run
 from phnet_monai.inference import Predictor, infer_folder
+from phnet_monai.seeds import check_seed
 
 IMAGES, LABELED = 160, 12
 # the `cpu` profile at a third of its pixels and a fifth of its steps: minutes on two cores
@@ -28,8 +29,10 @@ def run_demo(out: str | Path, *, seed: int = 0) -> dict[str, Any]:
         `{"supervised_only": {...}, "phnet": {...}}` with pooled and per-image Dice on the test part.
 
     Raises:
+        ValueError: a seed that no generator takes.
         FileExistsError: `out` holds an earlier demo.
     """
+    check_seed(seed)
     out = Path(out)
     if (out / "data").exists():
         raise FileExistsError(f"{out}: holds an earlier demo; remove it or choose another folder")

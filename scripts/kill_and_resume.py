@@ -1,6 +1,7 @@
 """Kill a training at random moments, resume it, and compare what it ends with to an unbroken run, bit for bit.
 
     python scripts/kill_and_resume.py --kills 50
+    python scripts/kill_and_resume.py --kills 50 --workers 2
 
 Trains the shipped `train.json` (profile `smoke`) on phantoms. Each life of a run is a process with the command line
 `phnet train ... --resume` that is killed by SIGKILL, SIGTERM or SIGINT in a phase drawn at random. When a run reaches
@@ -167,13 +168,15 @@ def wait_for(child: int, board: mmap.mmap, phase: str, draws: random.Random) -> 
     time.sleep(moment)
 
 
-def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval: int | None) -> dict[str, Any]:
+def kill_and_resume(
+    work: Path, *, kills: int, seed: int, method: str, interval: int | None, workers: int
+) -> dict[str, Any]:
     """Runs until there were `kills` kills; what happened, and what was lost."""
     from phnet_monai.data import prepare_folder, write_phantoms
 
     draws = random.Random(seed)
     datalist = prepare_folder(write_phantoms(work / "phantoms", 24, size_range=(40, 72)), work / "data", labeled=6)
-    overrides = {**LENGTH, "checkpoints#interval": interval}
+    overrides = {**LENGTH, "checkpoints#interval": interval, "num_workers": workers}
     board = mmap.mmap(-1, 1)
     start = time.monotonic()
     _, status = os.waitpid(life(datalist, work / "whole", overrides, method, board), 0)
@@ -209,6 +212,7 @@ def kill_and_resume(work: Path, *, kills: int, seed: int, method: str, interval:
         "unbroken_seconds": round(whole_seconds, 1),
         "method": method,
         "interval": interval,
+        "workers": workers,
         "seed": seed,
         "where": dict(sorted(where.items())),
         "lost": lost,
@@ -220,6 +224,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--method", default="phnet")
     parser.add_argument("--interval", type=int, default=3, help="steps between checkpoints; 0: at ends of epochs only")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images, of each loader")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     arguments = parser.parse_args()
@@ -232,6 +237,7 @@ def main() -> int:
             seed=arguments.seed,
             method=arguments.method,
             interval=arguments.interval or None,
+            workers=arguments.workers,
         )
     print(json.dumps(result, indent=2))
     if arguments.out is not None:

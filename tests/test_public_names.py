@@ -50,8 +50,8 @@ BELOW = {
     "comparison": {"data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
     "cli": {"comparison", "data", "engines", "handlers", "inference", "losses", "metrics", "networks", "transforms"},
 }
-# version, devices by name, several processes, optional libraries, whole files, work in processes
-EVERYONES = {"phnet_monai", "device", "distributed", "extras", "files", "shipped", "tasks"}
+# version, devices by name, several processes, optional libraries, whole files, seeds, work in processes
+EVERYONES = {"phnet_monai", "device", "distributed", "extras", "files", "seeds", "shipped", "tasks"}
 HEAVY = ("torch", "monai", "ignite", "segmentation_models_pytorch", "tensorboard", "nibabel")
 
 

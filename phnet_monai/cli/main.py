@@ -7,6 +7,7 @@ by SIGTERM; 1 a defect (with its traceback). `PHNET_DEBUG=1` shows the traceback
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     # where MLflow is installed, importing MONAI imports it, and it would tell its makers of its use
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # an error is told once, below; Ignite's engines would tell it before, some twice
+    logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
     try:
         with _terminated_like_interrupted():
             return run(list(sys.argv[1:] if argv is None else argv))

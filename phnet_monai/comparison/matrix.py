@@ -13,6 +13,7 @@ from typing import Any
 from phnet_monai.data.splits import parse_labeled
 from phnet_monai.engines.run import ConfigError, compose, overlay, overlay_files, training_overlays
 from phnet_monai.files import sha256_of
+from phnet_monai.seeds import check_seed
 from phnet_monai.shipped import bundle_folder
 
 TITLE = "Comparison"
@@ -295,6 +296,11 @@ def check_matrix(matrix: Matrix) -> None:
         values = getattr(matrix, key)
         if not values or len(set(values if key != "rows" else names)) != len(values):
             raise MatrixError(f"`{key}` is {values!r}, expected at least one entry and none twice")
+    for seed in matrix.seeds:
+        try:
+            check_seed(seed)
+        except ValueError as error:
+            raise MatrixError(f"`seeds`: {error}") from error
     if matrix.folds is not None and matrix.folds < 2:
         raise MatrixError(f"`folds` is {matrix.folds}, expected at least 2, or none")
     for labeled in matrix.labeled:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from phnet_monai.data.decode import read_image, read_mask
 from phnet_monai.distributed import Shard, joined_shard
+from phnet_monai.seeds import check_seed
 from phnet_monai.transforms.fit import fitted_size
 from phnet_monai.transforms.weak_view import WeakView
 
@@ -168,6 +169,7 @@ class SemiSupervisedLoader:
         count = 0 if unlabeled is None else len(unlabeled)  # type: ignore[arg-type]
         if len(labeled) == 0:  # type: ignore[arg-type]
             raise ValueError("the labeled list of the datalist is empty; prepare it again with more labeled images")
+        check_seed(seed)
         self.shard = joined_shard()
         longest = max(len(labeled) // batch_size, count // unlabeled_batch_size) // self.shard.world  # type: ignore[arg-type]
         self.epoch_length = epoch_length or max(1, longest)

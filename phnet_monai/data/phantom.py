@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from phnet_monai.seeds import check_seed
+
 MIN_SIDE = 32
 MIN_AREA, MAX_AREA = 0.01, 0.40
 """Share of the image that a lesion may cover."""
@@ -78,6 +80,7 @@ def write_phantoms(
         ValueError: impossible numbers.
         FileExistsError: `out` has images or masks already.
     """
+    check_seed(seed)
     low, high = size_range
     if count < 1 or not 0 <= without_lesion <= count:
         raise ValueError(

@@ -24,7 +24,7 @@ from phnet_monai.data.records import Record
 from phnet_monai.data.splits import check_split_arguments, make_splits
 from phnet_monai.data.union_find import components
 
-_LISTED = 20
+_LISTED = 3
 
 
 def prepare_busi(
@@ -252,7 +252,7 @@ def check_files(records: Sequence[Record], *, progress: bool = True) -> None:
     """Read every image and mask once, so that a bad file is found now and not in the middle of a training.
 
     Raises:
-        DecodeError: lists the files (first 20) that cannot be read, and masks whose size is not that of their image.
+        DecodeError: lists the files (first 3) that cannot be read, and masks whose size is not that of their image.
     """
     problems = []
     for record in tqdm(records, desc="reading", disable=None if progress else True, leave=False):
@@ -265,7 +265,8 @@ def check_files(records: Sequence[Record], *, progress: bool = True) -> None:
         except DecodeError as error:
             problems.append(str(error))
     if problems:
-        listed = "\n".join(problems[:_LISTED])
+        more = len(problems) - _LISTED
+        listed = "\n".join([*problems[:_LISTED], *([f"And {more} more; `phnet audit` lists all."] if more > 0 else [])])
         raise DecodeError(f"{len(problems)} files cannot be used; repair or remove them:\n{listed}")
 
 

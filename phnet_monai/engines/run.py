@@ -19,6 +19,7 @@ from phnet_monai.engines.config_check import SEPARATOR, ConfigError, check_entry
 from phnet_monai.engines.tracking import check_tracking, track
 from phnet_monai.files import locked, make_folder, remove_unless_more, write_json
 from phnet_monai.networks import load_ensemble, read_checkpoint
+from phnet_monai.seeds import check_seed
 from phnet_monai.shipped import bundle_folder
 
 RECIPES = ("harmonised", "native")
@@ -204,6 +205,7 @@ def train_run(
     if shard.world > 1 and device != "auto":
         raise ValueError(f"device is {device!r}, but torchrun has started {shard.world} processes; leave it at auto")
     device = str(pick_device(device)) if device != "auto" else device
+    check_seed(seed)
     check_leaks(datalist, allow=allow_leak)  # before a folder is made; the config warns of what is allowed
     if init is not None:
         read_checkpoint(init)

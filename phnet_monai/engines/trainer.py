@@ -20,6 +20,7 @@ from phnet_monai.engines.interruption import Interruption
 from phnet_monai.engines.step import LABELED, UNLABELED, Output, SemiSupervisedEvents, Step, View
 from phnet_monai.engines.together import StudentTogether
 from phnet_monai.losses import masked_ce_dice_loss, masked_cross_entropy
+from phnet_monai.seeds import check_seed
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -116,7 +117,7 @@ class SemiSupervisedTrainer(Trainer):
         self.teacher = None if teacher is None else teacher.to(device=device, memory_format=self.format)  # type: ignore
         self.optimizer, self.inferer = optimizer, inferer or SimpleInferer()
         self.pretrain_epochs, self.unlabeled_weight = pretrain_epochs, unlabeled_weight
-        self.unlabeled_norm, self.seed = unlabeled_norm, seed
+        self.unlabeled_norm, self.seed = unlabeled_norm, check_seed(seed)
         self.supervised_loss, self.unlabeled_loss = supervised_loss, unlabeled_loss
         self.teacher_noise = teacher_noise
         self.amp_type = AMP_TYPES[amp] if amp else None

@@ -116,6 +116,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         ({"profiles": ("gpu",)}, "profile 'gpu' does not exist"),
         ({"profiles": ()}, "`profiles` is"),
         ({"seeds": (1, 1)}, "`seeds` is"),
+        ({"seeds": (0, -1)}, "`seeds`: seed is -1, expected a whole number from 0"),
         ({"labeled": ()}, "`labeled` is"),
         ({"labeled": ("many",)}, "`labeled`: "),
         ({"folds": 1}, "`folds` is 1, expected at least 2"),

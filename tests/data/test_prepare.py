@@ -87,6 +87,14 @@ def test_existing_list_is_noticed_before_any_reading(phantoms: Path, tmp_path: P
         prepare_folder(tmp_path / "not there", tmp_path)
 
 
+def test_of_many_bad_files_the_first_are_told(tmp_path: Path) -> None:
+    folder = write_phantoms(tmp_path / "made", 12, size_range=(40, 50))
+    for image in (folder / "images").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(DecodeError, match=r"(?s)^12 files .* is empty.*And 9 more; `phnet audit` lists all\.$"):
+        prepare_folder(folder, tmp_path / "out", progress=False)
+
+
 def test_bad_files_are_listed_together(tmp_path: Path) -> None:
     folder = write_phantoms(tmp_path / "made", 12, size_range=(40, 50))
     (folder / "images" / "phantom_0003.png").write_bytes(b"")

@@ -42,6 +42,7 @@ def datalist(labeled_folder: Any, phnet: Any, tmp_path_factory: pytest.TempPathF
         (["evaluate", "{model}", "gone.json", "{out}"], "gone.json: no such datalist"),
         (["train", "gone.json", "{out}"], "gone.json: no such datalist"),
         (["rank", "{in}", "{out}", "--count", "0"], "--count must be at least 1"),
+        (["demo", "{out}", "--seed", "-5"], "seed is -5, expected a whole number from 0"),
     ],
 )
 def test_it_is_refused_before_any_work(
@@ -60,6 +61,8 @@ def test_it_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        (["--seed", "-5"], "seed is -5, expected a whole number from 0"),
+        (["--seed", "99999999999999999999"], "seed is 99999999999999999999, expected a whole number from 0"),
         (["--rate", "abc"], "'rate' is \"abc\", expected a number"),
         (["--rate", "nan"], "'rate' is \"nan\", expected a number"),
         (["--config", '{"rate": NaN}'], "'rate' is NaN, expected a finite number"),
