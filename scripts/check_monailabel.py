@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# the app would watch its study while this script removes it
+os.environ.setdefault("MONAI_LABEL_DATASTORE_AUTO_RELOAD", "false")
 
 import numpy as np
 from PIL import Image
@@ -110,8 +112,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="zip of `package_bundle.py --label`")
     parser.add_argument("--work", type=Path, help="keep everything in this folder; default: a temporary one")
     args = parser.parse_args()
-    # the app watches its study: a file of it may come while the folder is removed
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = (args.work or Path(temporary)).resolve()
         bundle = unpack(args.bundle, folder / "app" / "model")
         images = study(folder)
