@@ -20,7 +20,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,10 @@ PACKED = (
 )
 LARGE = 25_000_000
 """Bytes from which the zoo wants a file to be downloaded from elsewhere."""
-LABEL_OVERLAYS = ("profiles/cpu", "options/monai_label")
+LABEL_OVERLAYS = {
+    "train.json": ("profiles/cpu", "options/monai_label"),
+    "inference.json": ("options/monai_label_inference",),
+}
 
 
 def package(
@@ -56,7 +59,7 @@ def package(
     name: str = NAME,
     changelog: Path = CHANGELOG,
     schema: Path | None = None,
-    train_overlays: Sequence[str] = (),
+    overlays: Mapping[str, Sequence[str]] | None = None,
     url: str | None = None,
     large: int = LARGE,
 ) -> Path:
@@ -68,7 +71,7 @@ def package(
         name: of the bundle: letters, digits and underscores.
         changelog: CHANGELOG.md of the project.
         schema: MONAI's metadata schema as a file; None: downloaded.
-        train_overlays: laid into `train.json`, for tools that read no overlays.
+        overlays: by name of a config; laid into it, for tools that read no overlays.
         url: where files of more than `large` bytes can be downloaded; they are left out of the zip and listed in
             `large_files.yml` with their SHA-256.
 
@@ -81,7 +84,7 @@ def package(
         raise RuleError(f"{source}: no bundle (it has no folder configs)")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / name
-        stage(source, folder, train_overlays)
+        stage(source, folder, overlays)
         entries = large_files(folder, url, large)
         for rule in check_bundle(folder, changelog=changelog, schema=schema):
             print(f"ok: {rule}")
@@ -95,7 +98,7 @@ def package(
     return target
 
 
-def stage(source: Path, target: Path, train_overlays: Sequence[str] = ()) -> None:
+def stage(source: Path, target: Path, overlays: Mapping[str, Sequence[str]] | None = None) -> None:
     """The bundle as it is packed: the wanted files only, JSON in the zoo's form (four spaces, an entry a line)."""
     files = sorted({path for pattern in PACKED for path in source.glob(pattern) if path.is_file()})
     for path in files:
@@ -105,9 +108,9 @@ def stage(source: Path, target: Path, train_overlays: Sequence[str] = ()) -> Non
             write_config(copy, read_json(path))
         else:
             shutil.copyfile(path, copy)
-    if train_overlays:
-        train = target / "configs" / "train.json"
-        write_config(train, compose(train, overlay_files(train_overlays)).get())
+    for name, laid in (overlays or {}).items():
+        config = target / "configs" / name
+        write_config(config, compose(config, overlay_files(laid)).get())
 
 
 def write_config(path: Path, content: Any) -> None:
@@ -152,7 +155,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, default=PROJECT / "bundle", help="default: that of this checkout")
     parser.add_argument("--name", help=f"default: {NAME}, with _label for --label")
     parser.add_argument("--schema", type=Path, help="MONAI's metadata schema as a file; default: download it")
-    parser.add_argument("--label", action="store_true", help="train.json for MONAI Label: " + ", ".join(LABEL_OVERLAYS))
+    parser.add_argument("--label", action="store_true", help="train.json and inference.json as MONAI Label takes them")
     parser.add_argument("--url", help="folder from which files over 25 MB can be downloaded")
     args = parser.parse_args(words)
     logging.disable(logging.WARNING)  # MONAI's checks tell what they were asked
@@ -164,7 +167,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 args.out,
                 name=args.name or (f"{NAME}_label" if args.label else NAME),
                 schema=args.schema,
-                train_overlays=LABEL_OVERLAYS if args.label else (),
+                overlays=LABEL_OVERLAYS if args.label else None,
                 url=args.url,
             )
     except (RuleError, OSError) as error:

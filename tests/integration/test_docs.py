@@ -65,6 +65,7 @@ ELSEWHERE = {  # what this test leaves out, and why or to which test
     "monailabel": "an environment of its own; scripts/check_monailabel.py does these steps",
     "unzip": "an environment of its own; scripts/check_monailabel.py does these steps",
     "python scripts/package_bundle.py": "tests/integration/test_package_bundle.py",
+    "python scripts/check_deploy.py": "an environment of its own, with MONAI Deploy",
     "python scripts/check_distribution.py": "tests/integration/test_distribution.py",
     "python -m build": "tests/test_packaging.py",
     "python scripts/measure_ranking.py": "tests/integration/test_measure_ranking.py",

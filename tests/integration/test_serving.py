@@ -126,8 +126,7 @@ def label_transforms(config: ConfigParser, key: str, dropped: type) -> list[Any]
 
 def test_label_infers_from_inference_json_alone(pictures: Path, predictor: Predictor) -> None:
     """As `BundleInferTask`: no evaluator, no dataset, SaveImage dropped, the network filled by its own loader."""
-    config = ConfigParser()
-    config.read_config(str(CONFIGS / "inference.json"))
+    config = compose(CONFIGS / "inference.json", overlay_files(["options/monai_label_inference"]))
     config.config.update({"bundle_root": str(BUNDLE), "device": "cpu"})
     network = config.get_parsed_content("network_def", instantiate=True)
     network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True), strict=True)
@@ -281,7 +280,7 @@ def test_deploy_runs_the_file_by_what_it_carries(carried: Any, pictures: Path, p
     inferer, lesion = config.get_parsed_content("inferer"), 0
     for path in sorted(pictures.iterdir()):
         pixels = torch.from_numpy(read_image(path).transpose().copy()).float()  # Deploy's images: columns first
-        data: dict[str, Any] = {"image": MetaTensor(pixels, meta={"original_channel_dim": float("nan")})}
+        data: dict[str, Any] = {"image": MetaTensor(pixels, meta={})}
         for transform in before:
             data = transform(data)
         with torch.inference_mode():
@@ -290,7 +289,8 @@ def test_deploy_runs_the_file_by_what_it_carries(carried: Any, pictures: Path, p
             data = transform(data)
         expected = predictor.predict([read_image(path)])[0] > 0.5
         lesion += int(expected.sum())
-        differ = (np.asarray(data["pred"]).transpose().astype(bool) != expected).mean()
+        mask = np.squeeze(np.asarray(data["pred"]), 0)  # as the operator does
+        differ = (mask.transpose().astype(bool) != expected).mean()
         assert differ < 1e-4
     assert lesion > 0
 
