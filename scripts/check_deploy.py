@@ -4,8 +4,8 @@
     PYTHON_WITH_DEPLOY scripts/check_deploy.py model.ts
 
 MONAI Deploy's App SDK brings libraries for CUDA, so it gets an environment of its own (docs/serving.md); no GPU is
-needed for this. A source hands phantom images to `MonaiBundleInferenceOperator`, which knows nothing but the TorchScript file,
-and a sink compares its masks with those of `Predictor` for the model that ships.
+needed for this. A source hands phantom images to `MonaiBundleInferenceOperator`, which knows nothing but the
+TorchScript file, and a sink compares its masks with those of `Predictor` for the model that ships.
 """
 
 from __future__ import annotations
