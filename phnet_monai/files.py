@@ -36,20 +36,28 @@ def atomic_writer(path: str | Path, *, sync: bool = False) -> Iterator[IO[bytes]
     # a name of its own, not one longer than `path.name`, which may be as long as names can be
     partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
-        with partial.open("xb") as stream:
-            yield stream
+        with disk_errors_name(path):
+            with partial.open("xb") as stream:
+                yield stream
+                if sync:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            os.replace(partial, path)
             if sync:
-                stream.flush()
-                os.fsync(stream.fileno())
-        os.replace(partial, path)
-        if sync:
-            _sync_folder(path.parent)
-    except Exception as error:
-        if (full := disk_error(error)) is not None:
-            full.filename = str(path)  # writing to a stream names no file
-        raise
+                _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_name(path: str | Path) -> Iterator[None]:
+    """Inside, an error of the disk names `path`: writing to a stream names no file."""
+    try:
+        yield
+    except Exception as error:
+        if (full := disk_error(error)) is not None:
+            full.filename = str(path)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

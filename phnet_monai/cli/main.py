@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     # where MLflow is installed, importing MONAI imports it, and it would tell its makers of its use
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    threading.excepthook = _told_by_a_thread
     # an error is told once, below; Ignite's engines would tell it before, some twice
     logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
     try:
@@ -113,6 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return USER_ERROR
         print(f"phnet: {one_line(full)}; what was finished is kept: mend that and run it again", file=sys.stderr)
         return DISK_ERROR
+
+
+def _told_by_a_thread(error: threading.ExceptHookArgs) -> None:
+    """Of a full disk whoever waits for the thread (TensorBoard's writer) tells, in one line."""
+    if disk_error(error.exc_value) is None:
+        threading.__excepthook__(error)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ MAY_DIFFER = (
     *("progress", "checkpoints", "pseudo_label_evaluator"),
 )
 """Ids that do not change what is trained: places, means, and what is said and kept of it."""
+MAY_DIFFER_WITHIN = ("train#trainer#on_nonfinite",)
+"""The same within others: a run that was stopped by a broken step can go on by passing over it."""
 IMAGES, LEARNT = "images.json", ("labeled", "unlabeled")
 """In the folder of a run: the images that it learns from, by part."""
 NEEDED = (
@@ -337,7 +339,7 @@ def _differences(name: str, before: Any, now: Any, shipped: Any) -> list[str]:
             for one in _differences(f"{name}{SEPARATOR}{key}", before.get(key), now.get(key), usual.get(key))
         ]
     then, present = ("{...}" if isinstance(value, dict) else json.dumps(value) for value in (before, now))
-    return [] if before == now else [f"{name} was {then}, is {present}"]
+    return [] if before == now or name in MAY_DIFFER_WITHIN else [f"{name} was {then}, is {present}"]
 
 
 def _of_several_processes(shard: Shard) -> list[Path]:

@@ -382,8 +382,9 @@ class SemiSupervisedTrainer(Trainer):
     def _nonfinite(self, what: str) -> NonFiniteLossError:
         return NonFiniteLossError(
             f"epoch {self.state.epoch}, iteration {self.state.iteration}: {what}. Nothing of "
-            "this step was kept and no checkpoint of it is written. Lower the learning rate, use amp null or bf16, and "
-            "check the images for constant or broken files."
+            "this step was kept and no checkpoint of it is written. Check the images for constant or broken files; "
+            "resume with amp null or bf16, or with train#trainer#on_nonfinite skip; or begin anew from the last "
+            "checkpoint (`--init`, in another folder) with a lower learning rate."
         )
 
     @staticmethod

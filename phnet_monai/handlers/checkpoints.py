@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +162,12 @@ class SaveCheckpoints:
         self._saved = engine.state.iteration
 
     def _refuse_nonfinite(self, engine: Engine) -> None:
-        tensors = [*self.student.state_dict().values(), *(self.teacher.state_dict().values() if self.teacher else ())]
-        if not all(torch.isfinite(t).all() for t in tensors if t.is_floating_point()):
+        states = {"student": self.student.state_dict(), "teacher": self.teacher.state_dict() if self.teacher else {}}
+        states |= {name: handler.state_dict() for name, handler in self.handlers.items()}
+        if (name := nonfinite(states)) is not None:
             raise FloatingPointError(
-                f"epoch {engine.state.epoch}: weights are not finite; {self.folder / LAST} was left as it was. "
-                "Lower the learning rate and resume."
+                f"epoch {engine.state.epoch}: weights are not finite ({name}); {self.folder / LAST} was left as it was."
+                " Begin anew from it (`--init`, in another folder) with a lower learning rate."
             )
 
     def _score(self, engine: Engine) -> float | None:
@@ -312,11 +314,24 @@ def _whole(content: dict[str, Any], path: Path) -> dict[str, Any]:
     lacking += [name for name in ("method", "score") if not isinstance(info, dict) or name not in info]
     if lacking:
         raise CheckpointError(f"{path}: lacks {', '.join(lacking)} of the training state: it was changed or damaged")
-    for which in ("student", "teacher") if "teacher" in content else ("student",):
-        tensors = [t for t in network_weights(content, path, which).values() if t.is_floating_point()]
-        if not all(bool(torch.isfinite(t).all()) for t in tensors):
-            raise CheckpointError(f"{path}: the {which}'s weights are not finite")
+    networks = ("student", "teacher") if "teacher" in content else ("student",)
+    states = {which: network_weights(content, path, which) for which in networks}
+    if (name := nonfinite({**states, **state["handlers"]})) is not None:
+        raise CheckpointError(f"{path}: its weights are not finite ({name})")
     return content
+
+
+def nonfinite(state: Any, name: str = "") -> str | None:
+    """Where the first tensor of a nested state stands that is not finite, as `student.classifier.0.weight`."""
+    if isinstance(state, torch.Tensor):
+        return name if state.is_floating_point() and not torch.isfinite(state).all() else None
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(state, dict):
+        parts = state.items()
+    elif isinstance(state, (list, tuple)):
+        parts = enumerate(state)
+    found = (nonfinite(part, f"{name}.{key}" if name else str(key)) for key, part in parts)
+    return next((place for place in found if place is not None), None)
 
 
 def _held(engine: Engine) -> contextlib.AbstractContextManager[None]:

@@ -15,8 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from phnet_monai.distributed import gather_all, joined_shard
 from phnet_monai.engines.step import UNLABELED, Step
-from phnet_monai.files import atomic_writer
+from phnet_monai.files import atomic_writer, disk_errors_name
 from phnet_monai.transforms.patches import expand_patches
+
+TENSORBOARD = "tensorboard"
 
 
 class TrainingLog:
@@ -90,7 +92,8 @@ class TrainingLog:
         if self.writer is not None or not joined_shard().first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=engine.state.iteration + 1)
+        with disk_errors_name(self.folder / TENSORBOARD):
+            self.writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=engine.state.iteration + 1)
         self._drop_rows_from(engine.state.epoch)
 
     def _drop_rows_from(self, epoch: int) -> None:
@@ -98,8 +101,7 @@ class TrainingLog:
         path = self.folder / "history.jsonl"
         if not path.is_file():
             return
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < epoch]
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _epoch_of(line) < epoch]
         with atomic_writer(path) as stream:
             stream.write("".join(f"{line}\n" for line in kept).encode())
 
@@ -111,7 +113,8 @@ class TrainingLog:
             self.sums[name] += value
             self.counts[name] += 1
             if engine.state.iteration % self.interval == 0 and self.writer is not None:
-                self.writer.add_scalar(f"train/{name}", value, engine.state.iteration)
+                with disk_errors_name(self.folder / TENSORBOARD):
+                    self.writer.add_scalar(f"train/{name}", value, engine.state.iteration)
 
     def log_epoch(self, engine: Engine) -> None:
         self.start(engine)  # a run that is resumed before its validation comes here first
@@ -127,23 +130,39 @@ class TrainingLog:
             metrics = {} if evaluator is None else dict(evaluator.state.metrics)
             if metrics:
                 row[part] = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            for name, value in metrics.items():
-                self.writer.add_scalar(f"{part}/{name}", value, engine.state.iteration)
-        step: Step | None = getattr(engine.state, "step", None)
-        if self.panel_epochs and epoch % self.panel_epochs == 0 and step is not None and step.patches is not None:
-            self.writer.add_image("panels", panels(step), engine.state.iteration)
-        self.writer.flush()
-        with open(self.folder / "history.jsonl", "a", encoding="utf-8") as file:
+        with disk_errors_name(self.folder / TENSORBOARD):
+            self._show(engine, self.writer)
+        history = self.folder / "history.jsonl"
+        with disk_errors_name(history), open(history, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def _show(self, engine: Engine, writer: SummaryWriter) -> None:
+        for part, evaluator in self.evaluators.items():
+            for name, value in ({} if evaluator is None else evaluator.state.metrics).items():
+                writer.add_scalar(f"{part}/{name}", value, engine.state.iteration)
+        step: Step | None = getattr(engine.state, "step", None)
+        shown = self.panel_epochs and engine.state.epoch % self.panel_epochs == 0
+        if shown and step is not None and step.patches is not None:
+            writer.add_image("panels", panels(step), engine.state.iteration)
+        writer.flush()
+
     def close(self, engine: Engine) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with disk_errors_name(self.folder / TENSORBOARD):
+                writer.close()
 
     def _close_and_raise(self, engine: Engine, error: BaseException) -> None:
         self.close(engine)
         raise error
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a row of the history; infinity for what is none: a stopped run may leave half a row."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def panels(step: Step, images: int = 4) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -43,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     check_digest(path)
     if is_safetensors(path):
         return read_safetensors(path)
-    _check_expansion(path)
+    _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip errors, pickle errors, EOF: torch raises many kinds
@@ -59,14 +60,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _check_expansion(path: Path) -> None:
-    """Raise CheckpointError if a small file would unpack to a large one."""
+def _check_archive(path: Path) -> None:
+    """Raise CheckpointError if a small file would unpack to a large one, or if a part does not fit its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return  # of the old form, or no checkpoint at all
-    if size > MAX_EXPANSION * path.stat().st_size:
+            small = size <= MAX_EXPANSION * path.stat().st_size
+            damaged = archive.testzip() if small else None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, zlib.error):
+        return  # of the old form, or no checkpoint at all: torch tells
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint (its part {damaged} does not fit its checksum: the file was damaged). "
+            "Expected a file as `phnet train` wrote it; copy it again"
+        )
+    if not small:
         raise CheckpointError(
             f"{path}: not a readable checkpoint (its {path.stat().st_size / 1e6:.1f} MB unpack to {size / 1e6:.0f} MB, "
             f"more than {MAX_EXPANSION} times as much). Expected a file of `phnet train`"

@@ -128,15 +128,22 @@ def resumed_from(tmp_path) -> float:
     return handler.student.bias[0].item()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "missing"])
 def test_a_last_checkpoint_that_cannot_be_read_is_replaced_by_the_one_before(tmp_path, capsys, damage):
     parts = make(tmp_path)
     for epoch in (1, 2, 3):
         save(*parts, epoch, None)
     last = tmp_path / "last.pt"
-    content = {"truncated": last.read_bytes()[:-500], "empty": b"", "text": b"not a checkpoint", "missing": None}[
-        damage
-    ]
+    whole = last.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(parts[0].student.weight.detach().numpy().tobytes())] ^= 1  # torch reads on without a word
+    content = {
+        "truncated": whole[:-500],
+        "flipped": bytes(flipped),
+        "empty": b"",
+        "text": b"not a checkpoint",
+        "missing": None,
+    }[damage]
     last.unlink()  # `previous.pt` may be the same file by another name
     if content is not None:
         last.write_bytes(content)
@@ -227,7 +234,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, which):
     before = (tmp_path / "last.pt").read_bytes()
     with torch.no_grad():
         (handler.student if which == "student" else teacher).weight[0, 0] = bad
-    with pytest.raises(FloatingPointError, match=r"epoch 2: weights are not finite; .*last\.pt was left as it was"):
+    told = rf"epoch 2: weights are not finite \({which}\.weight\); .*last\.pt was left as it was"
+    with pytest.raises(FloatingPointError, match=told):
         save(handler, evaluator, engine, 2, 0.9)
     assert (tmp_path / "last.pt").read_bytes() == before
     assert epoch_of(tmp_path / "best.pt") == 1

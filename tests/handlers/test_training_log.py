@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,6 +138,18 @@ def test_an_epoch_that_is_repeated_has_one_line(tiny, tmp_path):
         run.trainer.run()
     tiny.build(folder=tmp_path, log={}, resume=True).trainer.run()
     assert [row["epoch"] for row in history(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("torn", ['{"epoch": 3, "iter', '{"epoch": 3, "train": {"loss": 1}', "", "3"])
+def test_half_a_row_of_a_run_that_was_stopped_goes(tiny, tmp_path, torn):
+    tiny.build(folder=tmp_path, log={}).trainer.run()
+    path = tmp_path / "history.jsonl"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:2], torn]))
+    log = TrainingLog(tmp_path)
+    log.start(SimpleNamespace(state=SimpleNamespace(epoch=3, iteration=6)))
+    log.close(None)
+    assert path.read_text().splitlines() == rows[:2]
 
 
 def test_an_error_in_the_training_comes_through_and_what_was_logged_stays(tiny, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +18,9 @@ import torch
 from PIL import Image
 
 from phnet_monai import files
+from phnet_monai.engines import SemiSupervisedTrainer
 from phnet_monai.files import atomic_writer, disk_error
+from phnet_monai.handlers import SaveCheckpoints
 
 
 class Disk:
@@ -172,6 +176,35 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no disk may be mounted here (needs root on Linux); the tests above make believe of one")
     yield place
     subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("after", ["step", "checkpoint"])
+def test_a_training_fills_the_disk(
+    after: str, small_disk: Path, labeled_folder: Any, phnet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that names what could not be written, also where TensorBoard's thread or the history is the first."""
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    assert phnet("prepare", "folder", labeled_folder(12), tmp_path / "list", "--labeled", "4", "--quiet").code == 0
+    run, fill = small_disk / "run", small_disk / "fill"
+    words = ("train", tmp_path / "list", run, "--profile", "smoke", "--device", "cpu", "--epoch_length", "2")
+
+    def use_up(*arguments: Any, **named: Any) -> Any:
+        done = original(*arguments, **named)
+        if not fill.exists() and (run / "last.pt").is_file():
+            with contextlib.suppress(OSError), open(fill, "wb", buffering=0) as stream:
+                while stream.write(bytes(512)):
+                    pass
+        return done
+
+    place, name = (SaveCheckpoints, "save") if after == "checkpoint" else (SemiSupervisedTrainer, "_learn")
+    original = getattr(place, name)
+    with monkeypatch.context() as patched:
+        patched.setattr(place, name, use_up)
+        outcome = phnet(*words)
+    assert outcome.code == 5
+    assert re.match(rf"{run}/(tensorboard|history\.jsonl|last\.pt|best\.pt): No space left on device", outcome.line)
+    fill.unlink()
+    assert phnet(*words, "--resume").code == 0
 
 
 def test_a_real_disk(small_disk: Path, many: Path, infer: Any, model: Path, phnet: Any, tree: Any) -> None:

@@ -117,6 +117,41 @@ def test_a_broken_batch_ends_the_run(
     assert all(tensor.isfinite().all() for tensor in saved["student"].values() if tensor.is_floating_point())
 
 
+def test_what_a_broken_batch_has_ended_goes_on_by_passing_over_it(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the message says."""
+    run = tmp_path / "run"
+    at_step(monkeypatch, 5, spoil)
+    assert main(["train", str(datalist), str(run), *LINE]) == 2
+    assert "resume with amp null or bf16, or with train#trainer#on_nonfinite skip" in capsys.readouterr().err
+    assert main(["train", str(datalist), str(run), *LINE, "--resume", "--train#trainer#on_nonfinite", "skip"]) == 0
+    begun = [str(datalist), str(tmp_path / "other"), *LINE, "--rate", "0.001", "--init", str(run / "last.pt")]
+    monkeypatch.undo()
+    assert main(["train", *begun]) == 0
+
+
+def test_a_second_student_that_is_not_finite_is_not_saved(
+    datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, words = tmp_path / "run", ["--method", "cps", "--checkpoints#interval", "1"]
+    original = SemiSupervisedTrainer._learn
+
+    def learn(trainer: SemiSupervisedTrainer, step: Step, batch: Any) -> dict[str, float]:
+        done = original(trainer, step, batch)
+        if trainer.state.iteration == 4:
+            with torch.no_grad():
+                next(trainer.trained[1].parameters()).fill_(torch.nan)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SemiSupervisedTrainer, "_learn", learn)
+        assert main(["train", str(datalist), str(run), *LINE, *words]) == 2
+    assert "weights are not finite (method." in capsys.readouterr().err
+    assert torch.load(run / "last.pt", weights_only=True)["training"]["iteration"] == 3
+    assert main(["train", str(datalist), str(run), *LINE, *words, "--resume"]) == 0
+
+
 def test_a_broken_batch_can_be_passed_over(datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     at_step(monkeypatch, 5, spoil)
