@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from skimage.draw import polygon
 
-from phnet_monai.data.decode import MAX_PIXELS, DecodeError, decode_picture
+from phnet_monai.data.decode import MAX_PIXELS, MAX_STACK_PIXELS, DecodeError, decode_picture
 
 LESION, HOLE = "lesion", "hole"
 """Labels that this package writes; on reading, all labels but `hole` (in any case) mean lesion."""
@@ -44,11 +44,13 @@ class Shape:
         hole: it takes lesion away.
         rings: closed polygons, each float (K, 2) of (x, y); their union counts.
         bitmap: instead of rings, bool (h, w) and the (row, column) of its first pixel.
+        size: (H, W) of the image, where the shape tells it.
     """
 
     hole: bool
     rings: tuple[np.ndarray, ...] = ()
     bitmap: tuple[np.ndarray, tuple[int, int]] | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def _rounded(ring: np.ndarray) -> list[list[float]]:
 
 
 def _labelme(path: Path, content: dict[str, Any]) -> Annotation:
-    shapes = tuple(_labelme_shape(path, number, shape) for number, shape in enumerate(content["shapes"], start=1))
+    numbered = enumerate(content["shapes"], start=1)
+    shapes = tuple(_bounded(path, (_labelme_shape(path, number, shape) for number, shape in numbered)))
     # tools for other systems write a\b.png
     name = str(content.get("imagePath") or "").replace("\\", "/")
     return Annotation(
@@ -197,14 +200,18 @@ def _coco(path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
             raise AnnotationError(
                 f"{path}: annotation {number} is of image {entry['image_id']!r}, which is not listed."
             )
-        hole = _is_hole(names.get(entry.get("category_id")))
-        shapes[entry["image_id"]].append(_coco_shape(path, number, entry.get("segmentation"), hole))
+    outlines = (
+        _coco_shape(path, number, entry.get("segmentation"), _is_hole(names.get(entry.get("category_id"))))
+        for number, entry in enumerate(content["annotations"], start=1)
+    )
+    for entry, shape in zip(content["annotations"], _bounded(path, outlines), strict=True):
+        shapes[entry["image_id"]].append(shape)
     for image in content["images"]:
         of_image = tuple(shapes[image["id"]])
         size = _size(image.get("height"), image.get("width"))
-        size = next((shape.bitmap[0].shape for shape in of_image if shape.bitmap and size is None), size)  # type: ignore
+        size = next((shape.size for shape in of_image if shape.size and size is None), size)
         for shape in of_image:
-            if shape.bitmap is not None and size not in (None, shape.bitmap[0].shape):
+            if shape.size is not None and size not in (None, shape.size):
                 raise AnnotationError(
                     f"{path}: a run-length code of {image['file_name']} has another size than the image."
                 )
@@ -229,7 +236,7 @@ def _coco_shape(path: Path, number: int, outline: Any, hole: bool) -> Shape:
             raise AnnotationError(f"{path}: annotation {number} has run lengths that do not fill {width} x {height}.")
         # runs of 0, 1, 0, ... down the columns
         bits = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
-        return Shape(hole, bitmap=(bits, (0, 0)))
+        return Shape(hole, bitmap=_cropped(bits), size=(height, width))
     if not isinstance(outline, list) or not outline:
         raise AnnotationError(
             f"{path}: annotation {number} has no outline (`segmentation`), expected polygons or a run-length code. A "
@@ -238,6 +245,28 @@ def _coco_shape(path: Path, number: int, outline: Any, hole: bool) -> Shape:
     flat = [outline] if not isinstance(outline[0], list) else outline
     rings = (_points(path, number, list(zip(ring[::2], ring[1::2], strict=True))) for ring in flat)
     return Shape(hole, tuple(_ring(path, number, ring) for ring in rings))
+
+
+def _cropped(bits: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """What is set, in memory of its own, and where it begins: the codes of a whole data set are held together."""
+    rows, columns = np.flatnonzero(bits.any(axis=1)), np.flatnonzero(bits.any(axis=0))
+    if not len(rows):
+        return bits[:0, :0].copy(), (0, 0)
+    box = bits[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return box.copy(), (int(rows[0]), int(columns[0]))
+
+
+def _bounded(path: Path, shapes: Iterable[Shape]) -> Iterator[Shape]:
+    """The shapes, as long as their bitmaps together are not more than `MAX_STACK_PIXELS`."""
+    held = 0
+    for shape in shapes:
+        held += 0 if shape.bitmap is None else shape.bitmap[0].size
+        if held > MAX_STACK_PIXELS:
+            raise AnnotationError(
+                f"{path}: its masks have together more than the {MAX_STACK_PIXELS // 1_000_000} million pixels that "
+                "are read. Divide it into several files."
+            )
+        yield shape
 
 
 def _decode_counts(text: str) -> list[int]:

@@ -68,6 +68,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
 def open_nifti(path: Path) -> Iterator[Any]:
     """nibabel image of a NIfTI file, its header read, its data on disk while the block lasts.
 
+    Header extensions are passed over: nothing here needs them, nibabel takes them into memory at whatever size they
+    state, and they may hold a patient's name.
+
     Compression and version are told by the first bytes: nibabel goes by the letters of the ending, and fails on
     `X.Nii.Gz`.
 
@@ -86,7 +89,19 @@ def open_nifti(path: Path) -> Iterator[Any]:
             size = content.read(4)
             content.seek(0)
             version_2 = _NIFTI_2_HEADER_BYTES in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-            yield (nibabel.Nifti2Image if version_2 else nibabel.Nifti1Image).from_stream(content)
+            yield _without_extensions(nibabel.Nifti2Image if version_2 else nibabel.Nifti1Image).from_stream(content)
+
+
+def _without_extensions(image: Any) -> Any:
+    """The same class of nibabel images, which reads no header extension."""
+
+    class NoExtensions(image.header_class.exts_klass):  # type: ignore[name-defined, misc]
+        @classmethod
+        def from_fileobj(cls, fileobj: Any, size: int, byteswap: bool) -> Any:
+            return cls()
+
+    header = type("Header", (image.header_class,), {"exts_klass": NoExtensions})
+    return type("Image", (image,), {"header_class": header})
 
 
 def _sizes(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:

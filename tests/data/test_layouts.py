@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from phnet_monai.data import audit, prepare_folder, read_mask
-from phnet_monai.data.annotations import Shape, proposal_digest
+from phnet_monai.data.annotations import AnnotationError, Shape, draw_mask, proposal_digest, read_annotations
 from phnet_monai.data.busbra import DETAILS, read_busbra
 from phnet_monai.data.busi import read_busi
 from phnet_monai.data.folder import read_folder
@@ -355,6 +355,25 @@ def test_a_run_length_code_tells_the_size_of_its_image(tmp_path: Path) -> None:
     (tmp_path / "in" / "all.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"all\.json is for 3 x 2, .*x\.png has 5 x 4"):
         read_folder(tmp_path / "in", drawn=tmp_path / "out")
+
+
+def test_bitmaps_of_a_file_are_held_cropped_and_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = {"id": 1, "file_name": "x.png", "height": 40, "width": 50}
+    code = {"size": [40, 50], "counts": [40 * 7 + 3, 4, 36, 4, 40 * 42 - 7]}
+    found = read_annotations(coco_file(tmp_path / "a.json", image, [code] * 12))
+    assert found is not None
+    bits, corner = found[0].shapes[11].bitmap
+    assert (bits.shape, bits.base, corner) == ((4, 2), None, (3, 7))
+    assert draw_mask(found[0].shapes, (40, 50)).nonzero()[0].tolist() == [3, 3, 4, 4, 5, 5, 6, 6]
+    monkeypatch.setattr("phnet_monai.data.annotations.MAX_STACK_PIXELS", 95)
+    with pytest.raises(AnnotationError, match=r"a\.json: its masks have together more than the 0 million pixels"):
+        read_annotations(tmp_path / "a.json")
+
+
+def coco_file(path: Path, image: dict, codes: list[dict]) -> Path:
+    entries = [{"image_id": 1, "segmentation": code} for code in codes]
+    path.write_text(json.dumps({"images": [image], "annotations": entries, "categories": []}))
+    return path
 
 
 def test_a_failed_division_leaves_the_masks_of_the_earlier_one(tmp_path: Path) -> None:

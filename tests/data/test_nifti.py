@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from phnet_monai.data import DecodeError, decode, read_image
-from phnet_monai.data.nifti import read_nifti
+from phnet_monai.data.nifti import open_nifti, read_nifti
 
 
 @pytest.fixture
@@ -212,3 +212,22 @@ def test_cap_of_a_stack(tmp_path: Path, twin: np.ndarray, monkeypatch: pytest.Mo
     monkeypatch.setattr(decode, "MAX_STACK_PIXELS", 4 * twin.size - 1)
     with pytest.raises(DecodeError, match=r"a\.nii has 4 frames of 9 x 6 pixels, together more than"):
         read_nifti(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_extensions_are_passed_over(tmp_path: Path, twin: np.ndarray, version: int) -> None:
+    """One that states a gigabyte, for which nibabel would ask memory, or fail; one may hold a name."""
+    kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
+    image = kind(twin.T, np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Erika Mustermann"))
+    path = tmp_path / "a.nii"
+    nibabel.save(image, path)
+    header = {1: 352, 2: 544}[version]
+    content = bytearray(path.read_bytes())
+    assert content[header - 4] == 1
+    content[header : header + 4] = (2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    frames, _ = read_nifti(path)
+    np.testing.assert_array_equal(frames[0], twin)
+    with open_nifti(path) as opened:
+        assert not opened.header.extensions
