@@ -19,6 +19,7 @@ from phnet_monai.files import sha256_of
 
 ALLOWED = "leak_allowed"
 """Key of a datalist's `meta` that says why its parts may share scans."""
+PAPER = "protocol paper"
 
 
 class LeakError(ValueError):
@@ -123,6 +124,9 @@ def check_leaks(datalist: str | PathLike[str], *, allow: bool = False, otherwise
     reason = "--allow-leak" if allow else why_allowed(meta)
     leaks = find_leaks(parts, digests)
     entries = tuple((part, entry["image"]) for part, listed in parts.items() for entry in listed)
+    sides = {(SIDES[part], image) for part, image in entries}
+    if reason == PAPER and len(sides) > len(images):
+        reason = None  # that protocol lists no image twice: the datalist was changed
     if reason is None and _crosses(entries) and (not images <= digests.keys() or groups_changed(file)):
         told = [set(leak.members) for leak in leaks]
         leaks += [one for one in _near_duplicates(entries) if not any(known.issuperset(one.members) for known in told)]
@@ -158,7 +162,7 @@ def why_allowed(meta: Mapping[str, Any]) -> str | None:
     """
     if meta.get(ALLOWED):
         return str(meta[ALLOWED])
-    return "protocol paper" if meta.get("protocol") == "paper" else None
+    return PAPER if meta.get("protocol") == "paper" else None
 
 
 def recorded_digests(datalist: str | PathLike[str], meta: Mapping[str, Any]) -> dict[str, str]:

@@ -89,6 +89,14 @@ def test_the_datalist_may_allow_it(tmp_path: Path, meta: dict[str, str]) -> None
     assert "Allowed by protocol paper" in str(check_leaks(path))
 
 
+@pytest.mark.parametrize("meta", [{"protocol": "paper"}, {"leak_allowed": "protocol paper"}])
+def test_no_protocol_allows_one_image_on_two_sides(tmp_path: Path, meta: dict[str, str]) -> None:
+    path = _datalist(tmp_path, meta, labeled=[("a", b"1")], test=[("a", b"1")])
+    with pytest.raises(LeakError, match=r"a \(labeled\) and a \(test\) are one file"):
+        check_leaks(path)
+    assert "Allowed by --allow-leak" in str(check_leaks(path, allow=True))
+
+
 def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     monkeypatch.setattr("phnet_monai.data.leaks.sha256_of", lambda path: read.append(Path(path).name) or path)
