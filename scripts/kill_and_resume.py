@@ -130,6 +130,9 @@ def compare(whole: Path, other: Path) -> list[str]:
     for name in ("last.pt", "best.pt"):  # `previous.pt` may be of an interrupted step
         found += differences(read_checkpoint(whole / name), read_checkpoint(other / name), name)
     for name in ("history.jsonl", "run.json"):
+        if not (other / name).is_file():
+            found.append(f"{name} is missing, though the run ended with 0")
+            continue
         texts = [(folder / name).read_text(encoding="utf-8").replace(str(folder), "") for folder in (whole, other)]
         found += [] if texts[0] == texts[1] else [name]
     return found + [str(path) for path in other.glob(".*.part")]

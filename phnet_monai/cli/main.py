@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -92,11 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nphnet: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # `phnet ... | head`: nobody reads on, which is no error; keep Python's flush at exit quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            # `phnet ... | head`, which is no error; keep Python's flush at exit quiet
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         from phnet_monai.inference.batches import is_out_of_memory
 
         full, short = disk_error(error), is_out_of_memory(error)
@@ -114,6 +115,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return USER_ERROR
         print(f"phnet: {one_line(full)}; what was finished is kept: mend that and run it again", file=sys.stderr)
         return DISK_ERROR
+
+
+def _nobody_reads() -> bool:
+    """Whether it is the reader of the output that has gone: processes that load images have pipes, too."""
+    try:
+        watched = select.poll()
+        for stream in (sys.stdout, sys.stderr):
+            watched.register(stream.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0))
+    except (OSError, ValueError, AttributeError):  # no file; `poll` is not on every system
+        return True
 
 
 def _told_by_a_thread(error: threading.ExceptHookArgs) -> None:

@@ -311,17 +311,35 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["demo"])
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    code = (
-        "import sys, os\n"
-        "from phnet_monai.cli import main as m\n"
-        "def command() -> int:\n"
-        "    raise BrokenPipeError\n"
-        "m.COMMANDS['demo'] = command\n"
-        "sys.exit(m.main(['demo']))"
+COMMAND = """
+import os, sys
+from phnet_monai.cli import main as m
+
+def command() -> int:
+    {}
+
+m.COMMANDS['demo'] = command
+sys.exit(m.main(['demo']))
+"""
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    code = COMMAND.format("sys.stdin.read(); print('x' * 100_000, flush=True)")
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    done = run_python(code)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    child.stdin.close()  # go
+    assert (child.stderr.read(), child.wait()) == (b"", 0)
+    child.stderr.close()
+
+
+def test_another_broken_pipe_is_one() -> None:
+    done = run_python(COMMAND.format("r, w = os.pipe(); os.close(r); os.write(w, b'x')"))
+    assert (done.returncode, done.stderr) == (2, "phnet: [Errno 32] Broken pipe\n")
 
 
 def test_names_that_the_terminal_cannot_show_do_not_end_the_job() -> None:
