@@ -192,18 +192,40 @@ def matrix_from_data(content: Any, origin: str) -> Matrix:
         if not isinstance(entry, dict) or "method" not in entry:
             raise MatrixError(f"{where}: expected a method's name or an object with `method`, found {entry!r}")
         _only_known(entry, Row, where)
+        kinds: dict[str, type] = {
+            "overrides": dict,
+            "paper": dict,
+            "name": str,
+            "label": str,
+            "method": str,
+            "recipe": str,
+        }
+        _check_kinds(entry, kinds, {"config": str, "config_sha256": str}, where)
+        _check_paper(entry.get("paper", {}), where)
         name = entry.get("name", entry["method"])
         label = entry.get("label", LABELS.get(name, name))
-        _check_kinds(entry, {"overrides": dict, "paper": dict}, {"config": str, "config_sha256": str}, where)
         texts = {key: tuple(entry.get(key, ())) for key in ("config", "config_sha256")}
         rows.append(Row(**{**entry, **texts, "name": name, "label": label}))
-    _check_kinds(content, {"overrides": dict, "warm_start": dict, "folds": int}, _LISTS, origin, may_be_null=_NULLABLE)
+    common: dict[str, type] = {
+        "overrides": dict,
+        "warm_start": dict,
+        "folds": int,
+        "title": str,
+        "dataset": str,
+        "reference": str,
+    }
+    _check_kinds(content, common, _LISTS, origin, may_be_null=_NULLABLE)
     lists = {key: tuple(content[key]) for key in ("profiles", "labeled", "seeds") if key in content}
     return Matrix(**{**content, **lists, "rows": tuple(rows)})
 
 
+RUN_IDS = (
+    *("seed", "datalist", "output_dir", "init", "second_init", "labeler_init", "resume", "allow_leak"),
+    *("bundle_root", "dataset_dir"),
+)
+"""Ids that the comparison itself gives to each training."""
 _LISTS = {"profiles": str, "labeled": str, "seeds": int}
-_NULLABLE = ("warm_start", "folds")
+_NULLABLE = ("warm_start", "folds", "reference")
 _WORDS = {dict: "an object", int: "a whole number", str: "text"}
 
 
@@ -225,6 +247,25 @@ def _check_kinds(
         whole = isinstance(values, (list, tuple))
         if not whole or any(not isinstance(value, kind) or isinstance(value, bool) for value in values):
             raise MatrixError(f"{where}: `{key}` is {values!r}, expected a list, each entry {_WORDS[kind]}")
+
+
+def _check_paper(paper: Mapping[str, Any], where: str) -> None:
+    """Refuse other figures than `{"BUSI": {"1/8": {"dice": 73.6, ...}}, "note": "..."}`."""
+    for name, by_fraction in paper.items():
+        if name == "note":
+            fits = isinstance(by_fraction, str)
+        else:
+            of_fractions = by_fraction.values() if isinstance(by_fraction, dict) else [None]
+            fits = all(isinstance(of, dict) and all(map(_is_number, of.values())) for of in of_fractions)
+        if not fits:
+            raise MatrixError(
+                f"{where}: `paper` has {by_fraction!r} for {name!r}, expected a text for `note`, else figures by "
+                'fraction, as {"1/8": {"dice": 73.6}}'
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _only_known(entry: Mapping[str, Any], kind: type, where: str) -> None:
@@ -308,6 +349,11 @@ def check_matrix(matrix: Matrix) -> None:
             parse_labeled(labeled)
         except ValueError as error:
             raise MatrixError(f"`labeled`: {error}") from error
+    given = {"`overrides`": matrix.overrides, **{f"row {row.name!r}": row.overrides for row in matrix.rows}}
+    for where, values in given.items():
+        for key in values:
+            if key in RUN_IDS:
+                raise MatrixError(f"{where}: {key!r} is what the comparison gives to each training; leave it out")
     for profile in matrix.profiles:
         for row in matrix.rows:
             row_config(matrix, row, profile)
@@ -362,6 +408,8 @@ def merge(old: Matrix, new: Matrix, origin: str) -> Matrix:
                 "another folder"
             )
         rows[row.name] = row
+    if len(rows) == len(new.rows):  # a preset that was narrowed before gets its own order
+        rows = {row.name: row for row in new.rows}
     return replace(
         new,
         title=old.title if new.title == TITLE else new.title,

@@ -139,6 +139,7 @@ def read_results(folder: str | Path) -> Results:
     if not finished:
         raise MatrixError(f"{folder / 'results'}: no cell of {folder / 'compare.json'} is finished, nothing to report")
     _check_splits(finished)
+    _check_starts(finished)
     _check_settings(finished)
     return Results(matrix, tuple(finished), tuple(missing))
 
@@ -153,6 +154,23 @@ def _check_splits(finished: Sequence[Result]) -> None:
             raise ValueError(
                 f"{result.path} and {first.path} are of different images or parts; rows can only be compared on the "
                 "same ones. Keep the results of different data in different folders."
+            )
+
+
+def _check_starts(finished: Sequence[Result]) -> None:
+    """Refuse cells that name one start and began from different weights: of one that was trained anew, say."""
+    seen: dict[tuple[str, str, str], Result] = {}
+    for result in finished:
+        digest = (result.content.get("starts_sha256") or {}).get("init")
+        start = (result.content.get("warm_start") or {}).get("name")
+        if digest is None or start is None:
+            continue
+        first = seen.setdefault((result.cell.profile, result.cell.split, start), result)
+        if first.content["starts_sha256"]["init"] != digest:
+            raise ValueError(
+                f"{result.path} and {first.path} began from different trainings of the start {start}; rows can only be "
+                "compared from the same one. Keep them in different folders, or put the first start in place "
+                "(docs/comparison.md) and remove the file, and the cell is trained anew."
             )
 
 

@@ -54,7 +54,11 @@ def test_folds_multiply_the_cells() -> None:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    rows = (Row("a", "A", "phnet", "native", ("ablations/table2_I",), {"apa#threshold": 0.8}, {"dice": 1}),)
+    rows = (
+        Row(
+            "a", "A", "phnet", "native", ("ablations/table2_I",), {"apa#threshold": 0.8}, {"BUSI": {"1/8": {"dice": 1}}}
+        ),
+    )
     whole = Matrix(rows, ("paper",), ("1/2",), (4,), 5, "a", {"amp": None}, None, "BUSI", "T")
     (tmp_path / "m.json").write_text(json.dumps(whole.as_data()))
     assert read_matrix(tmp_path / "m.json") == whole
@@ -79,6 +83,14 @@ def test_rows_may_be_names_only() -> None:
         ({"rows": ["phnet"], "labeled": "1/8"}, "`labeled` is '1/8', expected a list, each entry text"),
         ({"rows": ["phnet"], "labeled": [20]}, "`labeled` is"),
         ({"rows": ["phnet"], "seeds": ["0"]}, "`seeds` is"),
+        ({"rows": ["phnet"], "title": ["x"]}, "`title` is ['x'], expected text"),
+        ({"rows": ["phnet"], "reference": 3}, "`reference` is 3, expected text"),
+        ({"rows": [{"method": 5}]}, "row 1: `method` is 5, expected text"),
+        ({"rows": [{"method": "phnet", "name": 5}]}, "row 1: `name` is 5, expected text"),
+        ({"rows": [{"method": "phnet", "label": 7}]}, "row 1: `label` is 7, expected text"),
+        ({"rows": [{"method": "phnet", "paper": {"BUSI": {"1/8": "x"}}}]}, "`paper` has {'1/8': 'x'} for 'BUSI'"),
+        ({"rows": [{"method": "phnet", "paper": {"dice": "x"}}]}, "`paper` has 'x' for 'dice', expected"),
+        ({"rows": [{"method": "phnet", "paper": {"note": 1}}]}, "`paper` has 1 for 'note', expected a text"),
         ({"rows": ["phnet"], "seeds": [0.5]}, "`seeds` is"),
         ({"rows": ["phnet"], "seeds": 3}, "`seeds` is 3, expected a list, each entry a whole number"),
         ({"rows": ["phnet"], "folds": "5"}, "`folds` is '5', expected a whole number"),
@@ -88,7 +100,7 @@ def test_rows_may_be_names_only() -> None:
     ],
 )
 def test_wrong_files_are_refused_by_entry(content, message: str) -> None:
-    with pytest.raises(MatrixError, match=f"here.*{message}"):
+    with pytest.raises(MatrixError, match=f"here.*{re.escape(message)}"):
         matrix_from_data(content, "here")
 
 
@@ -113,6 +125,8 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         ({"rows": (Row("phnet", "", "phnet", config=("no.json",)),)}, "no.json: no such config file"),
         ({"rows": (Row("phnet", "", "phnet", overrides={"apa#treshold": 1}),)}, "did you mean 'apa#threshold'"),
         ({"overrides": {"max_epoch": 1}}, "did you mean 'max_epochs'"),
+        ({"overrides": {"seed": 7}}, "`overrides`: 'seed' is what the comparison gives to each training"),
+        ({"rows": (Row("a", "", "phnet", overrides={"init": "x.pt"}),)}, "row 'a': 'init' is what the comparison"),
         ({"profiles": ("gpu",)}, "profile 'gpu' does not exist"),
         ({"profiles": ()}, "`profiles` is"),
         ({"seeds": (1, 1)}, "`seeds` is"),
@@ -249,3 +263,10 @@ def test_a_comparison_grows_but_never_changes() -> None:
             merge(old, replace(old, **{key: value}), "here")
     relabelled = replace(old, rows=(replace(old.rows[1], label="Ours"),))
     assert [row.label for row in merge(old, relabelled, "here").rows] == ["SupOnly", "Ours"]  # names are no settings
+
+
+def test_a_preset_that_was_narrowed_first_ends_in_its_own_order() -> None:
+    whole = with_digests(choose_matrix(None, "table2", NOTHING))
+    part = with_digests(choose_matrix(None, "table2", {**NOTHING, "rows": ["III"]}))
+    assert [row.name for row in merge(part, whole, "here").rows] == ["SupOnly", "I", "II", "III"]
+    assert [row.name for row in merge(whole, part, "here").rows] == ["SupOnly", "I", "II", "III"]

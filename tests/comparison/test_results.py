@@ -109,6 +109,24 @@ def test_cells_of_different_images_are_refused(make_comparison: Make) -> None:
     assert len(read_results(folder).finished) == 5
 
 
+def test_cells_of_one_start_of_which_there_were_two_are_refused(make_comparison: Make) -> None:
+    def begun(start: str, weights: str) -> dict:
+        return {"warm_start": {"name": start, "steps": 6}, "starts_sha256": {"init": weights}}
+
+    changes = {
+        "sup_only__cpu__1-8__seed0": begun("warm_start__cpu__1-8__seed0", "a"),
+        "sup_only__cpu__1-8__seed1": begun("warm_start__cpu__1-8__seed1", "b"),
+        "cutmix__cpu__1-8__seed0": begun("own_warm_start__cpu__1-8__seed0", "c"),
+        "phnet__cpu__1-8__seed0": begun("warm_start__cpu__1-8__seed0", "a"),
+    }
+    folder = make_comparison(changes=changes)
+    assert len(read_results(folder).finished) == 6  # those of older versions have no digest
+    cell = folder / "results" / "phnet__cpu__1-8__seed0.json"
+    cell.write_text(json.dumps(json.loads(cell.read_text()) | {"starts_sha256": {"init": "other"}}))
+    with pytest.raises(ValueError, match=r"different trainings of the start warm_start__cpu__1-8__seed0"):
+        read_results(folder)
+
+
 def test_an_image_that_stands_twice_is_refused(make_comparison: Make) -> None:
     folder = make_comparison()
     table = folder / "results" / "phnet__cpu__1-8__seed0__test.csv"
