@@ -44,6 +44,14 @@ def faults(text: str, file: str = "x.py") -> Iterator[str]:
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             modules = [node.module or ""]
+            for alias in node.names:  # by another name the calls below would not be known
+                if (node.module, alias.name) in {
+                    ("torch", "load"),
+                    ("torch.jit", "load"),
+                    ("os", "system"),
+                    ("os", "popen"),
+                }:
+                    yield f"line {node.lineno}: imports {alias.name} from {node.module}"
         for module in modules:
             if module.split(".")[0] in {*EXECUTING, "yaml"}:
                 yield f"line {node.lineno}: imports {module}"
@@ -80,6 +88,8 @@ def test_no_file_is_run(name: str) -> None:
         "import yaml",
         "import dill as d",
         "torch.load(path)",
+        "from torch import load",
+        "from os import system as call",
         "torch.load(path, weights_only=False)",
         "torch.load(path, map_location='cpu', weights_only=flag)",
         "torch.jit.load(path)",

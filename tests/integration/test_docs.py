@@ -58,7 +58,12 @@ SCRIPTS = {  # what makes a script quick; of two equal flags the last one counts
 }
 IN_A_SHELL = ("mkdir", "cp")
 ELSEWHERE = {  # what this test leaves out, and why or to which test
-    "make": "runs these tests",
+    "make test": "runs these tests",
+    "make demo": "tests/integration/test_command_line.py runs the command behind it",
+    "make check": "continuous integration runs it",
+    "make docs": "tests/test_doc_site.py builds the site",
+    "make audit": "asks a service on the network",
+    "make coverage": "runs these tests",
     "pip install": "the network",
     "mlflow ui": "not ours: a server",
     "python -m venv": "an environment of its own; scripts/check_monailabel.py does these steps",

@@ -128,7 +128,9 @@ def test_prepare_may_write_beside_images_and_masks(phnet: Any, labeled_folder: A
         assert "12 images" in outcome.out
 
 
-def test_links_in_a_circle_end(infer: Any, phnet: Any, pictures: Path, tmp_path: Path, run_file: Any) -> None:
+def test_links_in_a_circle_end(
+    infer: Any, phnet: Any, pictures: Path, model: Path, tmp_path: Path, run_file: Any
+) -> None:
     (pictures / "sub" / "up").symlink_to(pictures)
     (pictures / "self").symlink_to("self")
     assert infer(pictures, tmp_path / "out", "--quiet").code == 0
@@ -142,6 +144,12 @@ def test_links_in_a_circle_end(infer: Any, phnet: Any, pictures: Path, tmp_path:
     outcome = infer(pictures, tmp_path / "out", "--quiet")
     assert outcome.code == 3
     assert outcome.err.startswith("failed: self.png: Too many levels of symbolic links")
+    (pictures / "self.png").unlink()
+    ranked = phnet("rank", pictures, tmp_path / "rank", "--model", model, "--device", "cpu", "--count", "2", "--quiet")
+    assert ranked.code == 0, ranked.err
+    assert phnet("audit", pictures, tmp_path / "audit", "--quiet").code in (0, 3)
+    divided = phnet("prepare", "folder", pictures, tmp_path / "list", "--quiet")
+    assert "images" in divided.line  # none of four is outlined
 
 
 @pytest.fixture
@@ -219,13 +227,19 @@ def unwritable() -> Path:
 
 
 def test_an_output_that_cannot_be_made(
-    unwritable: Path, infer: Any, phnet: Any, pictures: Path, labeled_folder: Any, model: Path
+    unwritable: Path, infer: Any, phnet: Any, pictures: Path, labeled_folder: Any, model: Path, tmp_path: Path
 ) -> None:
+    folder, divided = labeled_folder(12), tmp_path / "list"
+    assert phnet("prepare", "folder", folder, divided, "--labeled", "3", "--quiet").code == 0
     for outcome in (
         infer(pictures, unwritable),
-        phnet("prepare", "folder", labeled_folder(12), unwritable, "--labeled", "3", "--quiet"),
+        phnet("prepare", "folder", folder, unwritable, "--labeled", "3", "--quiet"),
         phnet("export", model, unwritable / "x.safetensors"),
         phnet("rank", pictures, unwritable, "--model", model, "--device", "cpu", "--count", "1"),
+        phnet("audit", pictures, unwritable),
+        phnet("compare", folder, unwritable, "--methods", "sup_only", "--profiles", "smoke", "--labeled", "3"),
+        phnet("train", divided, unwritable, "--profile", "smoke", "--device", "cpu"),
+        phnet("evaluate", model, divided, unwritable, "--device", "cpu"),
     ):
         assert outcome.code == 2
         assert str(unwritable) in outcome.line

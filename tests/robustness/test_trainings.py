@@ -88,7 +88,7 @@ def test_a_process_that_is_killed(datalist: Path, unbroken: Path, tmp_path: Path
     while not (run / "last.pt").exists() and child.poll() is None:
         time.sleep(0.02)
     child.kill()
-    child.wait()
+    assert child.wait() == -signal.SIGKILL  # it had not come to its end
     assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
     first, second = weights(unbroken), weights(run)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
