@@ -108,6 +108,7 @@ def folder(
     out: str,
     *,
     masks: str | None = None,
+    patients: str | None = None,
     protocol: Literal["grouped", "paper"] = "grouped",
     labeled: str = "1/8",
     seed: int = 0,
@@ -128,8 +129,9 @@ def folder(
         images: folder of images, or folder with images/ and masks/, annotations/ or annotations.json
         out: folder for the datalist and the drawn masks; the images stay where they are
         masks: folder of masks or annotation files, or a COCO file
-        protocol: grouped keeps near-duplicates on one side; paper is the random split of the literature,
-            which leaks
+        patients: CSV file with the columns image and patient: a patient stays on one side
+        protocol: grouped keeps near-duplicates, and patients, on one side; paper is the random split of the
+            literature, which leaks
         labeled: share of the training images (1/8, 0.125) or number of images (32) that show their mask
         seed: draw of the labeled images
         split_seed: draw of the parts; that of --seed where it is not given
@@ -145,6 +147,7 @@ def folder(
         images,
         out,
         masks=masks,
+        patients=patients,
         protocol=protocol,
         labeled=labeled,
         seed=seed,

@@ -7,11 +7,11 @@ image. Most patients have two images of one lesion, so patients, not images, mus
 
 from __future__ import annotations
 
-import csv
 import warnings
 from os import PathLike
 from pathlib import Path
 
+from phnet_monai.data.csv_rows import read_rows
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.records import Record, natural_key, shorten
 
@@ -97,14 +97,7 @@ def _missing(root: Path) -> list[str]:
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
     """Read the rows of `bus_data.csv` by image. Raises ValueError for a table that cannot be trusted."""
-    try:
-        # spreadsheet programs put a byte order mark before the first column's name
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or ())
-            table = [{key: (value or "").strip() for key, value in row.items() if key in columns} for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table ({error}). Copy it again from BUS-BRA.") from error
+    columns, table = read_rows(path)
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
         raise ValueError(

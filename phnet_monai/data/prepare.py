@@ -20,6 +20,7 @@ from phnet_monai.data.decode import DecodeError, read_image, read_mask
 from phnet_monai.data.folder import read_folder
 from phnet_monai.data.leaks import ALLOWED, Leak, find_leaks, same_files
 from phnet_monai.data.near_duplicates import near_duplicate_groups
+from phnet_monai.data.patients import with_patients
 from phnet_monai.data.records import Record
 from phnet_monai.data.splits import check_split_arguments, make_splits
 from phnet_monai.data.union_find import components
@@ -125,6 +126,7 @@ def prepare_folder(
     out: str | PathLike[str],
     *,
     masks: str | PathLike[str] | None = None,
+    patients: str | PathLike[str] | None = None,
     protocol: str = "grouped",
     labeled: str | int | float = "1/8",
     seed: int = 0,
@@ -142,6 +144,7 @@ def prepare_folder(
         images: folder of images, with annotation files beside them or not; or folder with the subfolders `images/` and
             `masks/`, see `read_folder`.
         masks: folder of masks or annotation files, or a COCO file; images without a mask are only ever unlabeled.
+        patients: CSV of the patient of each image, see `with_patients`; a patient stays on one side.
 
     The other arguments, the return value and the errors are those of `prepare_busi`.
     """
@@ -149,8 +152,9 @@ def prepare_folder(
     check_target(out, overwrite=overwrite)
     about = {"dataset": Path(images).resolve().name}
     with tempfile.TemporaryDirectory() as drawn:  # masks of an earlier datalist stay until this one is certain
+        records = read_folder(images, masks, drawn=Path(out) / LABEL_FOLDER, drawn_at_first=drawn)
         return prepare_records(
-            read_folder(images, masks, drawn=Path(out) / LABEL_FOLDER, drawn_at_first=drawn),
+            records if patients is None else with_patients(records, patients),
             out,
             about=about,
             protocol=protocol,

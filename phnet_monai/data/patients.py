@@ -1,0 +1,67 @@
+"""Which images are of one patient, told by a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+
+from phnet_monai.data.csv_rows import read_rows
+from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.records import Record, shorten
+
+COLUMNS = ("image", "patient")
+
+
+def with_patients(records: Sequence[Record], table: str | PathLike[str]) -> list[Record]:
+    """The records with their patient as `group_id`, so that no patient comes to stand on two sides of a split.
+
+    Args:
+        table: CSV with the columns `image` and `patient` (others are passed over). An image is told by its path below
+            the folder of images, or, where only one image is called so, by its name; in both with or without ending.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: a table without these columns, with two patients for an image, or without a patient for one.
+    """
+    path = Path(table)
+    patients = _patients(path)
+    names = Counter(record.case_id.rpartition("/")[2] for record in records)
+    found, unknown = [], []
+    for record in records:
+        name = record.case_id.rpartition("/")[2]
+        patient = patients.get(record.case_id) or (patients.get(name) if names[name] == 1 else None)
+        if patient is None:
+            unknown.append(record.case_id)
+        else:
+            found.append(replace(record, group_id=f"patient {patient}"))
+    if unknown:
+        raise ValueError(
+            f"{path} tells no patient for {len(unknown)} of {len(records)} images: {shorten(unknown)}. Expected a row "
+            "for each image, by its path below the folder of images, or by its name where that is the only one."
+        )
+    return found
+
+
+def _patients(path: Path) -> dict[str, str]:
+    """Patient by image, as the table names it, without ending."""
+    columns, rows = read_rows(path)
+    own = {column.strip().lower(): column for column in columns}
+    missing = [name for name in COLUMNS if name not in own]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the column {' and '.join(missing)}; its columns are {', '.join(columns) or 'none'}. "
+            f"Expected a CSV file with the columns {' and '.join(COLUMNS)}, separated by commas."
+        )
+    patients: dict[str, str] = {}
+    for row in rows:
+        image, patient = (row[own[name]] for name in COLUMNS)
+        image = image.replace("\\", "/").removeprefix("./")
+        image = image[: -len(Path(image).suffix)] if image.lower().endswith(IMAGE_SUFFIXES) else image
+        if not image or not patient:
+            continue
+        if patients.setdefault(image, patient) != patient:
+            raise ValueError(f"{path} gives {image} to two patients, {patients[image]} and {patient}. Mend the table.")
+    return patients
