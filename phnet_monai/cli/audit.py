@@ -47,10 +47,12 @@ def audit(
 
     from phnet_monai.data import audit as audit_dataset
     from phnet_monai.data import audit_text
+    from phnet_monai.data.decode import IMAGE_SUFFIXES
 
     found = audit_dataset(source, layout=layout, masks=masks, near_misses=near_misses, progress=not quiet)
     if not found.images:
-        print(f"phnet: nothing to do: {source} holds no image", file=sys.stderr)
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        print(f"phnet: nothing to do: {source} holds no image (files ending in {kinds})", file=sys.stderr)
         return 4
     if out is not None:  # before anything is printed: `phnet audit ... | head` must not cut the report short
         from phnet_monai.inference.audit_page import write_audit_page

@@ -278,12 +278,12 @@ def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int
     """Lists of `batch_size` decoded images, in order; of several joined processes each has its share (`Shard.share`).
 
     Raises:
-        ValueError: fewer images than processes.
+        ValueError: fewer images than processes, but not none.
     """
     shard = joined_shard()
     count = len(dataset)  # type: ignore[arg-type]
     if shard.world > 1:
-        if count < shard.world:
+        if 0 < count < shard.world:
             raise ValueError(f"{count} images cannot be evaluated by {shard.world} processes; start fewer of them")
         dataset = Subset(dataset, shard.share(range(count)))
     # a generator of its own: a validation must leave the training's random numbers alone

@@ -239,7 +239,10 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: str
     # as the network will hold them: 1e300 of float64 is infinite there
     nonfinite = [n for n, t in weights.items() if t.is_floating_point() and not torch.isfinite(t.float()).all()]
     if nonfinite:
-        raise CheckpointError(f"{path}: {len(nonfinite)} tensors hold NaN or infinite values, e.g. {nonfinite[0]}")
+        raise CheckpointError(
+            f"{path}: {len(nonfinite)} tensors hold NaN or infinite values, e.g. {nonfinite[0]}; no image could be "
+            "segmented by them. Take another checkpoint of that training, or train again"
+        )
     network.load_state_dict({**own, **{name: t for name, t in weights.items() if name in own}})
 
 

@@ -393,3 +393,12 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_several_processes_share_images_to_evaluate_or_have_none(monkeypatch):
+    monkeypatch.setattr("phnet_monai.data.loaders.joined_shard", lambda: Shard(1, 3))
+    items = [{"image": number} for number in range(5)]
+    assert [item["image"] for batch in evaluation_loader(items) for item in batch] == [1, 4]
+    assert list(evaluation_loader([])) == []
+    with pytest.raises(ValueError, match="2 images cannot be evaluated by 3 processes"):
+        evaluation_loader(items[:2])
