@@ -13,7 +13,8 @@ def compare(
     *,
     layout: Literal["auto", "busi", "busbra", "folder"] = "auto",
     matrix: str | None = None,
-    preset: Literal["table1", "table2", "table3a", "table3b", "table3c", "fig8", "fig8_paper", "plus"] | None = None,
+    preset: Literal["table1", "table2", "table3a", "table3b", "table3c", "fig8", "fig8_paper", "decisions", "plus"]
+    | None = None,
     methods: list[str] | None = None,
     labeled: list[str] | None = None,
     seeds: list[str] | None = None,

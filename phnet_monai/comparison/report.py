@@ -408,8 +408,10 @@ def _origin(report: Report) -> None:
 def _starts(results: Results) -> dict[str, str]:
     """`start NAME, STEPS` -> the rows that began from it, for all labeled-only trainings that runs began from."""
     rows: dict[str, dict[str, None]] = {}
+    several = len({result.cell.profile for result in results.finished}) > 1
     for result in results.finished:
-        rows.setdefault(_start(result), {})[result.cell.row.label] = None
+        start = _start(result) + (f", profile `{result.cell.profile}`" if several else "")
+        rows.setdefault(start, {})[result.cell.row.label] = None
     return {start: "all rows" if len(rows) == 1 else "; ".join(labels) for start, labels in rows.items()}
 
 

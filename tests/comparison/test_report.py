@@ -9,19 +9,20 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from phnet_monai.comparison.matrix import check_matrix, read_matrix
-from phnet_monai.comparison.report import write_report
+from phnet_monai.comparison.report import _starts, write_report
 from phnet_monai.data import load_datalist, prepare_folder, write_phantoms
 from phnet_monai.extras import MissingExtraError
 from phnet_monai.shipped import bundle_folder
 
 Make = Callable[..., Path]
 QUICK: dict[str, Any] = {"n_resamples": 50}
-PRESETS = ("table1", "table2", "table3a", "table3b", "table3c", "fig8", "fig8_paper", "plus")
+PRESETS = ("table1", "table2", "table3a", "table3b", "table3c", "fig8", "fig8_paper", "decisions", "plus")
 
 
 def records(path: Path) -> list[dict[str, str]]:
@@ -202,6 +203,19 @@ def test_the_starts_are_named_with_the_rows_that_began_from_them(make_comparison
         "- start `warm_start__0a1b`, 600 steps: SupOnly; PH-Net\n- start `bcp_warm_start__0a1b`, 600 steps: CutMix\n"
         in text
     )
+
+
+def test_starts_of_several_profiles_are_told_apart() -> None:
+    def of(profile: str, start: dict | None) -> SimpleNamespace:
+        cell = SimpleNamespace(profile=profile, split="1-8__seed0", row=SimpleNamespace(label="A"))
+        return SimpleNamespace(cell=cell, content={"warm_start": start})
+
+    own = of("cpu", {"name": "warm_start__cpu__1-8__seed0", "steps": 6})
+    assert _starts(SimpleNamespace(finished=(own,))) == {"start `warm_start`, 6 steps": "all rows"}
+    assert _starts(SimpleNamespace(finished=(own, of("paper", None)))) == {
+        "start `warm_start`, 6 steps, profile `cpu`": "A",
+        "no start but the profile's labeled-only epochs, profile `paper`": "A",
+    }
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -214,6 +214,25 @@ def test_a_box_instead_of_patches():
         assert cut.sum() == cut.any(dim=0).sum() * cut.any(dim=1).sum()  # a rectangle
 
 
+@pytest.mark.parametrize("threshold", [0.6, 0.9])
+def test_cutmix_with_confidence_follows_its_definition(reference, threshold):
+    """The overlay `cutmix`: a box of half the image from the next one; labels and what is confident go with it."""
+    engine = make_engine()
+    probs = engine.state.step.teacher_probs.numpy()
+    weak, view = augment(
+        engine, cut="box", shield="none", cut_ratio=(0.5, 0.5), filter_on="weak", threshold=float(threshold)
+    )
+    keep = engine.state.step.patches.keep_mask.numpy()  # (B, H, W): a patch is a pixel
+    np.testing.assert_array_equal(view.image.numpy(), reference.mix(weak.image.numpy(), keep))
+    np.testing.assert_array_equal(view.target.numpy(), reference.mix(probs.argmax(axis=1), keep))
+    confident = reference.confidence_mask(probs, np.float32(threshold))
+    assert 0 < confident.mean() < 1
+    np.testing.assert_array_equal(view.weight.numpy(), reference.mix(confident, keep))
+    for cut in ~keep:
+        assert cut.sum() == cut.any(axis=0).sum() * cut.any(axis=1).sum()  # a rectangle
+        assert abs(cut.mean() - 0.5) < 0.1
+
+
 def test_shield_modes():
     hard, easy, random, none = (make_engine() for _ in range(4))
     for engine, mode in ((hard, "hard"), (easy, "easy"), (random, "random"), (none, "none")):

@@ -242,3 +242,19 @@ def test_the_fully_supervised_ceiling(phantoms: Path, tmp_path: Path) -> None:
         assert 0 <= cell["scores"]["test"]["last"]["pooled_dice"] <= 1
     text = write_report(tmp_path, pictures=False, draw=False, n_resamples=50).read_text(encoding="utf-8")
     assert "## 1/1 labeled" in text
+
+
+def test_a_cross_validation_tests_each_image_once(phantoms: Path, tmp_path: Path) -> None:
+    folds = replace(MATRIX, rows=rows_of_methods(("sup_only",)), folds=3, warm_start=None)
+    outcome = run(folds, phantoms, tmp_path)
+    assert outcome.errors == {}
+    tested: list[str] = []
+    for fold in (1, 2, 3):
+        name = f"sup_only__smoke__{SPLIT}__fold{fold}of3"
+        assert read(tmp_path / "results" / f"{name}.json")["fold"] == fold
+        lines = (tmp_path / "results" / f"{name}__test.csv").read_text(encoding="utf-8").splitlines()[1:]
+        tested += [line.split(",")[0] for line in lines]
+    images = [path.stem for path in (phantoms / "images").iterdir()]
+    assert sorted(tested) == sorted(images)
+    text = write_report(tmp_path, pictures=False, draw=False, n_resamples=50).read_text(encoding="utf-8")
+    assert "**3 of 3 trainings are finished**" in text
