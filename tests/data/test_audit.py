@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -363,10 +364,26 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def busi() -> Audit:
+def measured() -> tuple[Audit, float]:
+    """The audit of BUSI, and the seconds of processor time that it took."""
     if not os.environ.get("PHNET_DATA"):
         pytest.skip("PHNET_DATA names no folder with real data")
-    return audit(Path(os.environ["PHNET_DATA"], "Dataset_BUSI_with_GT"), near_misses=True, progress=False)
+    begun = time.process_time()
+    found = audit(Path(os.environ["PHNET_DATA"], "Dataset_BUSI_with_GT"), near_misses=True, progress=False)
+    return found, time.process_time() - begun
+
+
+@pytest.fixture(scope="module")
+def busi(measured: tuple[Audit, float]) -> Audit:
+    return measured[0]
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_seven_hundred_images_take_less_than_a_minute(measured: tuple[Audit, float]) -> None:
+    """Of processor time, so that a busy machine does not count."""
+    assert measured[0].images == 702
+    assert measured[1] < 60
 
 
 @pytest.mark.real_data
