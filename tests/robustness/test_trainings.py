@@ -81,10 +81,9 @@ def test_signals(
 
 @pytest.mark.slow
 def test_a_process_that_is_killed(datalist: Path, unbroken: Path, tmp_path: Path) -> None:
-    """SIGKILL once the first epoch is saved; the harness of many kills is `scripts/kill_and_resume.py`."""
+    """SIGKILL once the first step is saved; the harness of many kills is `scripts/kill_and_resume.py`."""
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "phnet_monai", "train", str(datalist), str(run), *LINE]
-    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    child = begin(["train", str(datalist), str(run), *LINE, "--checkpoints#interval", "1"])
     while not (run / "last.pt").exists() and child.poll() is None:
         time.sleep(0.02)
     child.kill()
@@ -92,6 +91,22 @@ def test_a_process_that_is_killed(datalist: Path, unbroken: Path, tmp_path: Path
     assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
     first, second = weights(unbroken), weights(run)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def begin(words: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "phnet_monai", *words]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_interrupted_says_so_by_its_exit_code(datalist: Path, tmp_path: Path) -> None:
+    """Also `python -m`: Python itself would end by the signal, since the Ctrl-C has passed through `eval`."""
+    run = tmp_path / "run"
+    child = begin(["train", str(datalist), str(run), *LINE[:-2], "--epoch_length", "9", "--max_epochs", "99"])
+    while not (run / "last.pt").exists() and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    assert child.wait() == 130
 
 
 def spoil(trainer: SemiSupervisedTrainer, batch: Any) -> None:
