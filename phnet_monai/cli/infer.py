@@ -22,7 +22,7 @@ def infer(
     spacing_mm: float | None = None,
     flip: bool = False,
     anonymize: bool = False,
-    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
+    backend: Literal["auto", "torch", "torchscript", "onnx", "openvino"] = "auto",
     batch_size: int = 16,
     device: str = "auto",
     limit: int | None = None,
@@ -57,7 +57,8 @@ def infer(
         spacing_mm: distance between pixels in mm, of images that do not tell it themselves
         flip: mean of the answers to the image and its mirror image; twice the time
         anonymize: replace file names by hashes of the files' content
-        backend: what runs the network; onnx and openvino take an ONNX file of `phnet export`
+        backend: what runs the network; onnx and openvino take an ONNX file of `phnet export`, torchscript a program
+            that is not named .ts
         batch_size: images per forward pass; halved where memory does not suffice
         device: auto, cpu, cuda, cuda:1, ...
         limit: do at most this many images now

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from phnet_monai.data.decode import DecodeError, NoImageError, check_not_empty, check_stack_size, luminance
+from phnet_monai.data.gdcm_process import GDCM, decoded_apart
 from phnet_monai.extras import extra_module
 
 _TAGS = (
@@ -153,23 +154,25 @@ class _Layout:
         to_grey: function of one decoded frame that gives uint8 (H, W).
         spacing: in mm.
         compressed_at: where in the file the compressed frames begin; None where they are not compressed.
+        plugin: which of pydicom's decoders reads them; empty: none is needed.
     """
 
     shape: tuple[int, int, int]
     to_grey: Callable[[np.ndarray], np.ndarray]
     spacing: tuple[float, float] | None
     compressed_at: int | None
+    plugin: str
 
 
 def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
     """Everything but the pixels, once it is clear that they are pictures that can be read."""
     try:
         with quiet_pydicom():
-            header, compressed_at = _read_header(path, stream)
+            header, compressed_at, plugin = _read_header(path, stream)
             count, height, width = int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
             check_stack_size(path, frames=count, height=height, width=width)
             to_grey = _colour_converter(header) if header.SamplesPerPixel == 3 else _grey_converter(path, header)
-            return _Layout((count, height, width), to_grey, _spacing(header), compressed_at)
+            return _Layout((count, height, width), to_grey, _spacing(header), compressed_at, plugin)
     except DecodeError:
         raise
     except Exception as error:
@@ -180,8 +183,8 @@ def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
         ) from None
 
 
-def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int | None]:
-    """Dataset of the elements in `_TAGS`, and where compressed frames begin."""
+def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int | None, str]:
+    """Dataset of the elements in `_TAGS`, where compressed frames begin, and which plugin decodes them."""
     import pydicom
 
     syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
@@ -192,8 +195,8 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int | None]:
     has_pixels = stream.read(4) in _PIXEL_DATA
     _check_image(path, header, has_pixels)
     _lift_shared_groups(header)
-    _check_decoder(path, syntax)
-    return header, pixels_at + _LONG_ELEMENT if syntax.is_encapsulated else None
+    plugin = _choose_decoder(path, syntax, int(header.BitsStored))
+    return header, pixels_at + _LONG_ELEMENT if syntax.is_encapsulated else None, plugin
 
 
 def _lift_shared_groups(header: Any) -> None:
@@ -226,8 +229,14 @@ def _check_image(path: Path, header: Any, has_pixels: bool) -> None:
         raise DecodeError(f"{path} stores {bits} bits per value, expected at most {_MAX_BITS}. Export it with 8 or 16.")
 
 
-def _check_decoder(path: Path, syntax: Any) -> None:
+def _choose_decoder(path: Path, syntax: Any, bits: int) -> str:
+    """One of pydicom's plugins, GDCM (in a process of its own) only where it is the only one.
+
+    Raises:
+        DecodeError: there is none.
+    """
     from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGExtended12Bit
 
     if syntax is None:
         raise DecodeError(f"{path} does not say how its pixels are stored (no TransferSyntaxUID). Export it again.")
@@ -243,6 +252,11 @@ def _check_decoder(path: Path, syntax: Any) -> None:
             f"{path} is compressed as {syntax.name}, for which no decoder is installed. Run: pip install "
             "'phnet-monai[dicom]' (or export it uncompressed)"
         )
+    if not syntax.is_encapsulated:
+        return ""
+    names = [name for name in decoder.available_plugins if name != GDCM]
+    of_eight_bits = syntax == JPEGExtended12Bit and bits > 8  # Pillow's
+    return GDCM if of_eight_bits or not names else names[0]
 
 
 def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> None:
@@ -251,8 +265,8 @@ def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> 
     try:
         if layout.compressed_at is not None:
             stream.seek(layout.compressed_at)
-            _check_compressed(path, stream, layout.shape)
-        for pixels in _decoded(stream):
+            _check_compressed(path, stream, layout)
+        for pixels in _decoded(path, stream, layout.plugin):
             if done < len(frames):  # else more than stated, which is told below
                 frames[done] = layout.to_grey(pixels)
             done += 1
@@ -268,7 +282,7 @@ def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> 
         raise DecodeError(f"{path} holds {done} frames and states {len(frames)}. Copy or export it again.")
 
 
-def _check_compressed(path: Path, stream: BinaryIO, shape: tuple[int, int, int]) -> None:
+def _check_compressed(path: Path, stream: BinaryIO, layout: _Layout) -> None:
     """Raise DecodeError if a frame says of itself that it has another size: a decoder would unpack that one.
 
     Args:
@@ -276,7 +290,7 @@ def _check_compressed(path: Path, stream: BinaryIO, shape: tuple[int, int, int])
     """
     from pydicom.encaps import generate_frames
 
-    count, height, width = shape
+    count, height, width = layout.shape
     for number, frame in enumerate(generate_frames(stream, number_of_frames=count), 1):
         found = _compressed_size(frame)
         if found is not None and found != (height, width):
@@ -301,11 +315,13 @@ def _compressed_size(frame: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _decoded(stream: BinaryIO) -> Iterator[np.ndarray]:
+def _decoded(path: Path, stream: BinaryIO, plugin: str) -> Iterator[np.ndarray]:
     from pydicom.pixels import iter_pixels
 
+    if plugin == GDCM:
+        return decoded_apart(path)
     stream.seek(0)
-    return iter_pixels(stream)
+    return iter_pixels(stream, decoding_plugin=plugin)
 
 
 def _colour_converter(header: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -44,6 +44,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     check_digest(path)
     if is_safetensors(path):
         return read_safetensors(path)
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"{path}: is an ONNX file. Expected weights: the checkpoint that it was exported from, or its export as "
+            "safetensors"
+        )
     _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -64,11 +69,17 @@ def _check_archive(path: Path) -> None:
     """Raise CheckpointError if a small file would unpack to a large one, or if a part does not fit its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
+            program = any("/code/" in entry.filename for entry in archive.infolist())
             size = sum(entry.file_size for entry in archive.infolist())
             small = size <= MAX_EXPANSION * path.stat().st_size
             damaged = archive.testzip() if small else None
     except (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, zlib.error):
         return  # of the old form, or no checkpoint at all: torch tells
+    if program:
+        raise CheckpointError(
+            f"{path}: is TorchScript, a program. Expected weights: the checkpoint that it was exported from, or its "
+            "export as safetensors"
+        )
     if damaged is not None:
         raise CheckpointError(
             f"{path}: not a readable checkpoint (its part {damaged} does not fit its checksum: the file was damaged). "

@@ -12,6 +12,8 @@ import pytest
 
 from phnet_monai.cli.arguments import bind, signature_of
 from phnet_monai.cli.export import export, kind_of
+from phnet_monai.cli.main import main
+from phnet_monai.data import write_phantoms
 from phnet_monai.inference.models import load_model
 
 made = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "reference" / "model_files.py")))
@@ -45,6 +47,11 @@ def test_several_models_and_the_student(model: Path, tmp_path: Path, capsys: pyt
     other = made.write_checkpoint(tmp_path / "b.pt", seed=4)
     assert call(model, other, tmp_path / "both.pt", "--to", "torchscript", "--which=student", "--size", "40") == 0
     assert "both.pt: phnet infer takes a program under this name with --backend torchscript" in capsys.readouterr().out
+    pictures = write_phantoms(tmp_path / "made", 2, size_range=(40, 50)) / "images"
+    words = ["infer", str(pictures), str(tmp_path / "out"), "--model", str(tmp_path / "both.pt"), "--device", "cpu"]
+    assert main([*words, "--quiet"]) == 2
+    assert main([*words, "--quiet", "--backend", "torchscript"]) == 0  # as both messages say
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
     loaded = load_model(tmp_path / "both.pt", device="cpu", backend="torchscript")
     assert loaded.details["source"] == ["1e3,#.pt", "b.pt"]
     assert (loaded.size, loaded.details["which"]) == (40, "student")
