@@ -444,7 +444,8 @@ def test_profile_is_one_network_for_training_evaluation_and_inference(profile: s
 def test_shipped_overlays_name_what_is_there(path: Path) -> None:
     # a native recipe is laid over its method's overlay
     below = [CONFIGS / "methods" / path.name] if path.parent.name == "native" else []
-    parser = compose(CONFIGS / "train.json", [*below, path])
+    base = "inference.json" if path.stem.endswith("_inference") else "train.json"
+    parser = compose(CONFIGS / base, [*below, path])
     for key, value in json.loads(path.read_text(encoding="utf-8")).items():
         assert parser[key] == value
 

@@ -58,11 +58,7 @@ SCRIPTS = {  # what makes a script quick; of two equal flags the last one counts
 }
 IN_A_SHELL = ("mkdir", "cp")
 ELSEWHERE = {  # what this test leaves out, and why or to which test
-    "make test": "runs these tests",
-    "make demo": "tests/integration/test_command_line.py runs the command behind it",
-    "make check": "continuous integration runs it",
-    "make docs": "tests/test_doc_site.py builds the site",
-    "make audit": "asks a service on the network",
+    "make demo": "minutes; it calls `phnet demo`, which tests/integration/test_command_line.py looks at",
     "make coverage": "runs these tests",
     "pip install": "the network",
     "mlflow ui": "not ours: a server",

@@ -95,7 +95,12 @@ def test_a_process_that_is_killed(datalist: Path, unbroken: Path, tmp_path: Path
 
 def begin(words: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "phnet_monai", *words]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
 
 
 @pytest.mark.slow
