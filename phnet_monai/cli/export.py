@@ -27,7 +27,7 @@ def export(
         to: torchscript (.ts), onnx (.onnx) or safetensors (.safetensors); by default what the ending of OUT says
         which: the averaged network (teacher) or the trained one (student)
         size: side of the input in pixels; that of the training where not given
-        check: picture, DICOM or NIfTI file to compare on, or a folder of them; phantoms where not given
+        check: picture, DICOM or NIfTI file to compare on, or a folder, of which 64 are taken; phantoms where not given
         overwrite: replace OUT
     """
     from phnet_monai.cli.infer import model_files

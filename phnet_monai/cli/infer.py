@@ -86,6 +86,8 @@ def infer(
         what = f"{input} holds no image"
         if not source.exists():
             what = f"no image matches the pattern {input} (a bracket of a name is written [[])"
+        elif sources.results:
+            what += " but in folders of earlier results, which are passed over"
         print(f"phnet: nothing to do: {what}; expected PNG, JPEG, BMP, TIFF, NIfTI or DICOM", file=sys.stderr)
         return 4
     wanted = {"overlays": overlays, "hardness": hardness, "probabilities": probabilities}
@@ -134,6 +136,7 @@ def model_files(entries: list[str] | None) -> list[str]:
     any, and for `default`, the model that comes with the package.
 
     Raises:
+        ValueError: an empty name.
         FileNotFoundError: one of them is not there.
     """
     from pathlib import Path
@@ -142,6 +145,10 @@ def model_files(entries: list[str] | None) -> list[str]:
         from phnet_monai.inference.models import default_model
 
         return [str(default_model())]
+    if not all(entry.strip() for entry in entries):
+        raise ValueError(
+            "--model is empty (a variable that is not set?); leave it out for the model that comes with phnet"
+        )
     parts = [part for entry in entries for part in ([entry] if Path(entry).exists() else entry.split(","))]
     files = [shipped_or_given(part) for part in parts]
     for file in files:

@@ -65,6 +65,8 @@ def rank(
         return 3
     if not pool.candidates:
         others = f" ({pool.passed_over} pictures are outlined already)" if pool.passed_over else ""
+        if pool.unread:
+            others += f"; annotation tools do not open its {pool.unread} NIfTI or DICOM files: convert them to PNG"
         print(
             f"phnet: nothing to do: {input} holds no unlabeled picture (PNG, JPEG, BMP, TIFF){others}", file=sys.stderr
         )

@@ -42,6 +42,8 @@ TOLERANCE = 1e-4
 PHANTOMS = 4
 CHECK_FRAMES = 8
 """Frames of one clip or volume that are compared: its first ones; they resemble each other."""
+CHECK_FILES = 64
+"""Files of a folder that are compared, evenly from all of it: more would take long and tell no more."""
 _BATCH = 4
 
 
@@ -77,8 +79,8 @@ def export_model(
         to: `torchscript`, `onnx` or `safetensors` (weights and network arguments, for this package).
         size: side S of the input; None: that of the training.
         which: `teacher` or `student`.
-        check: a picture, DICOM or NIfTI file, or a folder of them, to compare on (the first `CHECK_FRAMES` frames of
-            each); None: a few phantoms.
+        check: a picture, DICOM or NIfTI file, or a folder of them, to compare on (of a folder `CHECK_FILES`
+            files, of each the first `CHECK_FRAMES` frames); None: a few phantoms.
         tolerance: largest difference of a probability that is let pass.
         overwrite: replace an existing file.
 
@@ -163,7 +165,9 @@ def _scans(check: str | Path | None) -> list[Path] | None:
     sources = find_scans(check)
     if not sources.scans:
         raise _no_image(check)
-    return sorted(sources.folder / scan for scan in sources.scans)
+    found = sorted(sources.folder / scan for scan in sources.scans)
+    count = min(len(found), CHECK_FILES)
+    return [found[number * len(found) // count] for number in range(count)]
 
 
 def _no_image(check: str | Path | None) -> FileNotFoundError:

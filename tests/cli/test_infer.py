@@ -114,6 +114,22 @@ def test_nothing_to_do(model: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "o").exists()
 
 
+def test_a_folder_of_earlier_results_holds_no_image(
+    images: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tmp_path / "in" / "first"
+    assert main(["infer", str(images), str(first), "--model", model, "--device", "cpu", "--quiet"]) == 0
+    assert main(["infer", str(tmp_path / "in"), str(tmp_path / "o"), "--model", model]) == 4
+    assert "holds no image but in folders of earlier results, which are passed over" in capsys.readouterr().err
+
+
+def test_an_empty_model_is_refused_by_its_flag(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["infer", str(images), str(tmp_path / "o"), "--model", ""]) == 2
+    assert "--model is empty (a variable that is not set?)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

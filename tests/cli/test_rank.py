@@ -276,6 +276,10 @@ def test_nothing_to_do(model: str, images: Path, tmp_path: Path, capsys: pytest.
     words = ["rank", str(images), str(tmp_path / "o"), "--model", model, "--labeled", str(images)]
     assert main(words) == 4
     assert "6 pictures are outlined already" in capsys.readouterr().err
+    (tmp_path / "volumes").mkdir()
+    (tmp_path / "volumes" / "a.nii.gz").write_bytes(b"not read")
+    assert main(["rank", str(tmp_path / "volumes"), str(tmp_path / "o"), "--model", model]) == 4
+    assert "annotation tools do not open its 1 NIfTI or DICOM files: convert them to PNG" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

@@ -206,6 +206,15 @@ def test_an_export_that_differs_is_not_kept(
     assert TOLERANCE < done.difference <= 0.01
 
 
+def test_of_a_large_folder_some_files_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        Image.new("L", (20, 30), number).save(tmp_path / f"{number}.png")
+    monkeypatch.setattr(exports, "CHECK_FILES", 4)
+    assert [path.name for path in exports._scans(tmp_path) or ()] == ["0.png", "2.png", "5.png", "7.png"]
+    monkeypatch.setattr(exports, "CHECK_FILES", 64)
+    assert len(exports._scans(tmp_path) or ()) == 10
+
+
 def test_the_images_to_compare_on(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images" / "below"
     folder.mkdir(parents=True)
