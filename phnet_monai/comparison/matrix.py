@@ -192,29 +192,13 @@ def matrix_from_data(content: Any, origin: str) -> Matrix:
         if not isinstance(entry, dict) or "method" not in entry:
             raise MatrixError(f"{where}: expected a method's name or an object with `method`, found {entry!r}")
         _only_known(entry, Row, where)
-        kinds: dict[str, type] = {
-            "overrides": dict,
-            "paper": dict,
-            "name": str,
-            "label": str,
-            "method": str,
-            "recipe": str,
-        }
-        _check_kinds(entry, kinds, {"config": str, "config_sha256": str}, where)
+        _check_kinds(entry, _ROW_KINDS, {"config": str, "config_sha256": str}, where)
         _check_paper(entry.get("paper", {}), where)
         name = entry.get("name", entry["method"])
         label = entry.get("label", LABELS.get(name, name))
         texts = {key: tuple(entry.get(key, ())) for key in ("config", "config_sha256")}
         rows.append(Row(**{**entry, **texts, "name": name, "label": label}))
-    common: dict[str, type] = {
-        "overrides": dict,
-        "warm_start": dict,
-        "folds": int,
-        "title": str,
-        "dataset": str,
-        "reference": str,
-    }
-    _check_kinds(content, common, _LISTS, origin, may_be_null=_NULLABLE)
+    _check_kinds(content, _KINDS, _LISTS, origin, may_be_null=_NULLABLE)
     lists = {key: tuple(content[key]) for key in ("profiles", "labeled", "seeds") if key in content}
     return Matrix(**{**content, **lists, "rows": tuple(rows)})
 
@@ -224,6 +208,9 @@ RUN_IDS = (
     *("bundle_root", "dataset_dir"),
 )
 """Ids that the comparison itself gives to each training."""
+_TEXTS: dict[str, type] = dict.fromkeys(("name", "label", "method", "recipe"), str)
+_ROW_KINDS = {"overrides": dict, "paper": dict, **_TEXTS}
+_KINDS = {"overrides": dict, "warm_start": dict, "folds": int, "title": str, "dataset": str, "reference": str}
 _LISTS = {"profiles": str, "labeled": str, "seeds": int}
 _NULLABLE = ("warm_start", "folds", "reference")
 _WORDS = {dict: "an object", int: "a whole number", str: "text"}

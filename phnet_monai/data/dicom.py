@@ -265,7 +265,7 @@ def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> 
     try:
         if layout.compressed_at is not None:
             stream.seek(layout.compressed_at)
-            _check_compressed(path, stream, layout)
+            _check_compressed(path, stream, layout.shape)
         for pixels in _decoded(path, stream, layout.plugin):
             if done < len(frames):  # else more than stated, which is told below
                 frames[done] = layout.to_grey(pixels)
@@ -282,7 +282,7 @@ def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> 
         raise DecodeError(f"{path} holds {done} frames and states {len(frames)}. Copy or export it again.")
 
 
-def _check_compressed(path: Path, stream: BinaryIO, layout: _Layout) -> None:
+def _check_compressed(path: Path, stream: BinaryIO, shape: tuple[int, int, int]) -> None:
     """Raise DecodeError if a frame says of itself that it has another size: a decoder would unpack that one.
 
     Args:
@@ -290,7 +290,7 @@ def _check_compressed(path: Path, stream: BinaryIO, layout: _Layout) -> None:
     """
     from pydicom.encaps import generate_frames
 
-    count, height, width = layout.shape
+    count, height, width = shape
     for number, frame in enumerate(generate_frames(stream, number_of_frames=count), 1):
         found = _compressed_size(frame)
         if found is not None and found != (height, width):

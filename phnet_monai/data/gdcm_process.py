@@ -35,25 +35,25 @@ def decoded_apart(path: Path) -> Iterator[np.ndarray]:
     """
     from phnet_monai.data.decode import DecodeError  # the other process runs this file without the package
 
-    process = _take()
+    process, waits = _take(), False
     try:
         assert process.stdin is not None
         assert process.stdout is not None
         _send(process.stdin, _FRAME, os.fsencode(os.path.abspath(path)))
         while (answer := _receive(process.stdout)) is not None and answer[0] == _FRAME:
             yield np.load(io.BytesIO(answer[1]), allow_pickle=False)
-        if answer is not None:  # it waits for the next file
-            with _lock:
-                _idle.append((os.getpid(), process))
-            process = None  # type: ignore[assignment]
-            if answer[0] == _END:
-                return
+        waits = answer is not None
+        if answer is not None and answer[0] == _END:
+            return
         said = "it ended" if answer is None else answer[1].decode(errors="replace")
         raise DecodeError(f"{path}: GDCM cannot decode it ({said}). It is damaged: copy or export it again.")
     except BrokenPipeError as error:
         raise DecodeError(f"{path}: GDCM ended. The file is damaged: copy or export it again.") from error
     finally:
-        if process is not None:  # it has ended, or is in the middle of a file
+        if waits:  # for the next file
+            with _lock:
+                _idle.append((os.getpid(), process))
+        else:  # it has ended, or is in the middle of a file
             _end(process)
 
 
