@@ -1,6 +1,8 @@
-"""Torch devices by name."""
+"""Torch devices by name, and the cores of the CPU."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -20,3 +22,8 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"device {str(name)!r} cannot be used ({reason}); use auto, cpu or cuda") from error
     return device
+
+
+def core_count() -> int:
+    """Cores that this process may use, on a shared server perhaps not all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     threading.excepthook = _told_by_a_thread
     # an error is told once, below; Ignite's engines would tell it before, some twice
     logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
+    # they name no file, and what makes a file unreadable is told as its failure
+    warnings.filterwarnings("ignore", module="pydicom")
     try:
         with _terminated_like_interrupted():
             return run(list(sys.argv[1:] if argv is None else argv))

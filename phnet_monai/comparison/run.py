@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from phnet_monai.comparison.matrix import (
@@ -16,6 +15,7 @@ from phnet_monai.comparison.matrix import (
 )
 from phnet_monai.comparison.plan import Plan
 from phnet_monai.data import check_leaks
+from phnet_monai.device import core_count
 from phnet_monai.files import locked, write_json
 from phnet_monai.tasks import Outcome, run_tasks
 
@@ -64,10 +64,5 @@ def compare(
             if datalist is not None and Path(datalist).is_file():
                 check_leaks(datalist, allow=allow_leak)
         write_json(earlier, whole.as_data())
-        each = threads or max(1, _processors() // max(1, jobs))
+        each = threads or max(1, core_count() // max(1, jobs))
         return run_tasks(list(plan.tasks.values()), jobs=jobs, threads=each, progress=progress)
-
-
-def _processors() -> int:
-    """Those that this process may use, on a shared server perhaps not all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,7 +18,8 @@ FOLDER_NAME = "Dataset_BUSI_with_GT"
 LESION_CLASSES = ("benign", "malignant")
 NORMAL_CLASS = "normal"
 
-_MASK_STEM = re.compile(r"^(?P<image>.+)_mask(_\d+)?$")
+MASK_STEM = re.compile(r"^(?P<image>.+)_mask(_\d+)?$")
+"""Stem of a mask: that of its image and `_mask`, or `_mask_1` and so on."""
 
 
 def read_busi(source: str | PathLike[str], normals: bool = False) -> list[Record]:
@@ -73,7 +74,7 @@ def pair_files(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
     masks: dict[str, list[Path]] = {}
     images: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: natural_key(file.name)):
-        match = _MASK_STEM.match(file.stem)
+        match = MASK_STEM.match(file.stem)
         if match:
             masks.setdefault(match["image"], []).append(file)
         else:

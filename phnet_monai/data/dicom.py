@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from phnet_monai.data.decode import DecodeError, NoImageError, check_not_empty, check_stack_size, luminance
-from phnet_monai.data.gdcm_process import GDCM, decoded_apart
+from phnet_monai.data.gdcm_process import GDCM, INTERLEAVED, decoded_apart
+from phnet_monai.data.jpeg_frames import colour_frames, stated_size
 from phnet_monai.extras import extra_module
 
 _TAGS = (
@@ -55,15 +56,14 @@ _NO_IMAGES = {
 """Classes of DICOM objects that lie beside images in an export, by the beginning of what follows `_STORAGE`."""
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_LOSSY_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+"""Baseline and extended."""
+
 _PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 """The element's tag in both byte orders."""
 
 _LONG_ELEMENT = 12
 """Bytes before the value of the pixel data: tag, type, two empty ones, length."""
-
-_JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
-_FRAME_MARKERS = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""Second byte of the JPEG segments that state a size: all kinds of JPEG, and JPEG-LS."""
 
 _SAME_SPACING = 0.01
 """Regions whose spacings differ by more than this share are of different scales."""
@@ -155,6 +155,7 @@ class _Layout:
         spacing: in mm.
         compressed_at: where in the file the compressed frames begin; None where they are not compressed.
         plugin: which of pydicom's decoders reads them; empty: none is needed.
+        lossy_colour: of lossy JPEG frames in colour the photometric interpretation, else empty.
     """
 
     shape: tuple[int, int, int]
@@ -162,17 +163,20 @@ class _Layout:
     spacing: tuple[float, float] | None
     compressed_at: int | None
     plugin: str
+    lossy_colour: str
 
 
 def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
     """Everything but the pixels, once it is clear that they are pictures that can be read."""
     try:
         with quiet_pydicom():
-            header, compressed_at, plugin = _read_header(path, stream)
+            header, compressed_at, plugin, lossy = _read_header(path, stream)
             count, height, width = int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
             check_stack_size(path, frames=count, height=height, width=width)
-            to_grey = _colour_converter(header) if header.SamplesPerPixel == 3 else _grey_converter(path, header)
-            return _Layout((count, height, width), to_grey, _spacing(header), compressed_at, plugin)
+            coloured = header.SamplesPerPixel == 3
+            to_grey = _colour_converter(header) if coloured else _grey_converter(path, header)
+            lossy_colour = str(header.PhotometricInterpretation) if lossy and coloured else ""
+            return _Layout((count, height, width), to_grey, _spacing(header), compressed_at, plugin, lossy_colour)
     except DecodeError:
         raise
     except Exception as error:
@@ -183,8 +187,9 @@ def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
         ) from None
 
 
-def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int | None, str]:
-    """Dataset of the elements in `_TAGS`, where compressed frames begin, and which plugin decodes them."""
+def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int | None, str, bool]:
+    """Dataset of the elements in `_TAGS`, where compressed frames begin, which plugin decodes them, and whether they
+    are lossy JPEG of 8 bits."""
     import pydicom
 
     syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
@@ -195,8 +200,10 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, int | None, str]:
     has_pixels = stream.read(4) in _PIXEL_DATA
     _check_image(path, header, has_pixels)
     _lift_shared_groups(header)
-    plugin = _choose_decoder(path, syntax, int(header.BitsStored))
-    return header, pixels_at + _LONG_ELEMENT if syntax.is_encapsulated else None, plugin
+    bits = int(header.BitsStored)
+    plugin = _choose_decoder(path, syntax, bits)
+    lossy = bits <= 8 and syntax in _LOSSY_JPEG
+    return header, pixels_at + _LONG_ELEMENT if syntax.is_encapsulated else None, plugin, lossy
 
 
 def _lift_shared_groups(header: Any) -> None:
@@ -266,7 +273,7 @@ def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> 
         if layout.compressed_at is not None:
             stream.seek(layout.compressed_at)
             _check_compressed(path, stream, layout.shape)
-        for pixels in _decoded(path, stream, layout.plugin):
+        for pixels in _decoded(path, stream, layout):
             if done < len(frames):  # else more than stated, which is told below
                 frames[done] = layout.to_grey(pixels)
             done += 1
@@ -292,7 +299,7 @@ def _check_compressed(path: Path, stream: BinaryIO, shape: tuple[int, int, int])
 
     count, height, width = shape
     for number, frame in enumerate(generate_frames(stream, number_of_frames=count), 1):
-        found = _compressed_size(frame)
+        found = stated_size(frame)
         if found is not None and found != (height, width):
             raise DecodeError(
                 f"{path}: frame {number} is compressed with {found[1]} x {found[0]} pixels, its header states "
@@ -300,28 +307,17 @@ def _check_compressed(path: Path, stream: BinaryIO, shape: tuple[int, int, int])
             )
 
 
-def _compressed_size(frame: bytes) -> tuple[int, int] | None:
-    """(H, W) in the header of a JPEG, lossless JPEG, JPEG-LS or JPEG 2000 stream; None for other streams (RLE)."""
-    start = frame.find(_JPEG_2000, 0, 512)  # some wrap it in the boxes of a .jp2 file
-    if start >= 0:
-        right, bottom, left, top = (int.from_bytes(frame[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
-        return bottom - top, right - left
-    at = 2 if frame[:2] == _JPEG else len(frame)
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
-        kind, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
-        if kind in _FRAME_MARKERS:
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        at += 1 if kind == 0xFF else 2 + length  # 0xFF may be repeated before a marker
-    return None
-
-
-def _decoded(path: Path, stream: BinaryIO, plugin: str) -> Iterator[np.ndarray]:
+def _decoded(path: Path, stream: BinaryIO, layout: _Layout) -> Iterator[np.ndarray]:
+    from pydicom.encaps import generate_frames
     from pydicom.pixels import iter_pixels
 
-    if plugin == GDCM:
+    if layout.plugin == GDCM:
         return decoded_apart(path)
+    if layout.lossy_colour and layout.compressed_at is not None:
+        stream.seek(layout.compressed_at)
+        return colour_frames(generate_frames(stream, number_of_frames=layout.shape[0]), layout.lossy_colour)
     stream.seek(0)
-    return iter_pixels(stream, decoding_plugin=plugin)
+    return iter_pixels(stream, decoding_plugin=layout.plugin, **(INTERLEAVED if layout.plugin else {}))
 
 
 def _colour_converter(header: Any) -> Callable[[np.ndarray], np.ndarray]:

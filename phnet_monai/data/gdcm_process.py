@@ -14,11 +14,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 GDCM = "gdcm"
+INTERLEAVED: dict[str, Any] = {"planar_configuration": 0}
+"""Option of pydicom's decoders for compressed frames: what the header says of colour planes does not count for them
+(PS3.5 section 8.2), and some machines say 1. Decoders that give planes say so themselves."""
 _FRAME, _END, _ERROR = b"F", b"E", b"X"
 _LENGTH = 8
 
@@ -108,7 +111,7 @@ def serve() -> None:
     while (asked := _receive(sys.stdin.buffer)) is not None:
         try:
             with open(os.fsdecode(asked[1]), "rb") as file:
-                for pixels in iter_pixels(file, decoding_plugin=GDCM):
+                for pixels in iter_pixels(file, decoding_plugin=GDCM, **INTERLEAVED):
                     packed = io.BytesIO()
                     np.save(packed, pixels, allow_pickle=False)
                     _send(answers, _FRAME, packed.getvalue())

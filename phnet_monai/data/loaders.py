@@ -20,6 +20,7 @@ from monai.transforms import Transform
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from phnet_monai.data.decode import read_image, read_mask
+from phnet_monai.device import core_count
 from phnet_monai.distributed import Shard, joined_shard
 from phnet_monai.seeds import check_seed
 from phnet_monai.transforms.fit import fitted_size
@@ -139,7 +140,8 @@ class SemiSupervisedLoader:
         use_unlabeled: False leaves the unlabeled batches out but keeps the number of steps (supervised-only runs).
         epoch_length: steps per epoch; None: max(labeled // batch_size, unlabeled // unlabeled_batch_size), at least 1;
             of all processes together, where several have joined (batch sizes are those of each).
-        num_workers: loader processes for each list; nothing of a training depends on their number.
+        num_workers: loader processes for each list, as far as there are cores; nothing of a training depends on their
+            number.
 
     What is too thin to learn much from is trained on all the same, and logged as a warning: fewer labeled images than
     a batch (it repeats them), no unlabeled image where the method wants some, masks that are all empty or all full.
@@ -162,6 +164,7 @@ class SemiSupervisedLoader:
         seed: int = 0,
     ) -> None:
         unlabeled_batch_size = unlabeled_batch_size or batch_size
+        num_workers = min(num_workers, core_count())
         if batch_size < 1 or unlabeled_batch_size < 1:
             raise ValueError(f"batch sizes are {batch_size} and {unlabeled_batch_size}, expected at least 1")
         if epoch_length is not None and epoch_length < 1:

@@ -16,6 +16,7 @@ from phnet_monai.data.records import shorten
 from phnet_monai.device import pick_device
 from phnet_monai.distributed import Shard, current_shard
 from phnet_monai.engines.config_check import SEPARATOR, ConfigError, check_entry, config_mistake, is_wrapper
+from phnet_monai.engines.init_check import check_init
 from phnet_monai.engines.tracking import check_tracking, track
 from phnet_monai.files import locked, make_folder, remove_unless_more, write_json
 from phnet_monai.networks import load_ensemble, read_checkpoint
@@ -209,8 +210,7 @@ def train_run(
     device = str(pick_device(device)) if device != "auto" else device
     check_seed(seed)
     check_leaks(datalist, allow=allow_leak)  # before a folder is made; the config warns of what is allowed
-    if init is not None:
-        read_checkpoint(init)
+    start = None if init is None else read_checkpoint(init)
     if (out / "last.pt").is_file() and not resume:
         raise FileExistsError(f"{out / 'last.pt'}: a run was saved here before; use --resume, or another folder")
     values = {
@@ -232,6 +232,8 @@ def train_run(
     for name in NEEDED:
         if parser.get(name) in (None, [], {}):
             raise ConfigError(f"config: {name!r} is {json.dumps(parser.get(name))}, but no training goes without it")
+    if init is not None and start is not None:
+        check_init(init, start, parser.get("network_def"))
     with _alone_in(out) if shard.first else nullcontext():
         going_on = resume and any((out / name).is_file() for name in ("last.pt", "previous.pt"))
         kept, images = out / "config.json", out / IMAGES

@@ -51,9 +51,10 @@ class Examiner:
             size, pad_value = first.size, first.pad_value
             first = first.network
         if not isinstance(first, PHNet) or size is None or pad_value is None:
+            name = predictor.settings.get("model", type(network).__name__)
             raise ValueError(
-                f"ranking reads the features of the encoder, which a {type(network).__name__} does not give; use a "
-                "checkpoint of `phnet train` or a bundle"
+                f"{name}: ranking reads the features of the encoder, which exported programs do not give; use the "
+                "checkpoint of `phnet train`, its export as safetensors, or a bundle"
             )
         self.encoder, self.size, self.pad_value = first, size, pad_value
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phnet_monai.data.scan import SCAN_ENDINGS, is_scan
+from phnet_monai.inference.mask_names import without_masks
 
 LONGEST_NAME = 240
 """Bytes of a result's name without its ending."""
@@ -31,12 +32,14 @@ class Sources:
         scans: relative to `folder`, sorted.
         unreadable: folders that may not be looked into, relative to `folder`, with the reason.
         results: folders of an earlier run's results, which are passed over, relative to `folder`.
+        masks: what is passed over since it is a mask by its name (`mask_names.without_masks`), relative to `folder`.
     """
 
     folder: Path
     scans: list[Path]
     unreadable: dict[Path, str] = field(default_factory=dict)
     results: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
 
 
 def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -115,8 +118,8 @@ def find_scans(source: str | Path) -> Sources:
 
     Endings decide (any case); files with none or another one are DICOM if they begin as such. Links to folders are not
     followed; names that begin with a dot are passed over (file managers and archive tools leave such files beside
-    images), and so are results of an earlier run that lie among the images. Folders that a pattern matches are searched
-    like a folder; those on its way that may not be looked into are noted.
+    images), and so are results of an earlier run that lie among the images, and masks of images among them. Folders
+    that a pattern matches are searched like a folder; those on its way that may not be looked into are noted.
 
     Raises:
         OSError: the folder `source` itself may not be looked into; one below it is noted in `Sources.unreadable`.
@@ -125,7 +128,7 @@ def find_scans(source: str | Path) -> Sources:
     if source.is_file():
         return Sources(source.parent, [Path(source.name)])
     if source.is_dir():
-        return Sources(source, *_search(source))
+        return _sources(source, *_search(source))
     folder = _fixed_part(source) or source.parent
     found: set[Path] = set()
     results: set[Path] = set()
@@ -148,7 +151,12 @@ def find_scans(source: str | Path) -> Sources:
             unreadable |= {(path / place).relative_to(folder): reason for place, reason in closed.items()}
         elif _readable(path) and is_scan(path):
             found.add(path)
-    return Sources(folder, sorted(path.relative_to(folder) for path in found), unreadable, sorted(results))
+    return _sources(folder, sorted(path.relative_to(folder) for path in found), unreadable, sorted(results))
+
+
+def _sources(folder: Path, found: list[Path], unreadable: dict[Path, str], results: list[Path]) -> Sources:
+    scans, masks = without_masks(found, [stem(scan.name) for scan in found])
+    return Sources(folder, scans, unreadable, results, masks)
 
 
 def _closed_on_the_way(pattern: Path, folder: Path) -> dict[Path, str]:

@@ -131,7 +131,7 @@ def infer_folder(
     with shard.joined():
         means = {"device": str(predictor.device), "batch_size": predictor.batch_size, "processes": shard.world}
         run = _Run(jobs, out, told, source=None if anonymize else str(input), means=means, quiet=quiet)
-        run.unreadable = unreadable
+        run.unreadable, run.masks = unreadable, len(sources.masks)
         with _owned(out) if shard.first else nullcontext():
             prepared = run.prepare(overwrite=overwrite, limit=limit) if shard.first else None
             to_do, run.before = shard.broadcast(prepared)
@@ -157,10 +157,15 @@ def _unreadable(sources: Sources, *, anonymize: bool) -> dict[str, str]:
 
 
 def _passed_over(sources: Sources, *, anonymize: bool) -> list[str]:
-    """A line for each folder of earlier results among the images: whoever keeps images in one has to know."""
+    """A line for each folder of earlier results among the images, and one for masks: whoever keeps images in such a
+    folder, or under such names, has to know."""
     places = enumerate(sources.results, 1)
     shown = [f"folder-of-results-{n}" if anonymize else place.as_posix() for n, place in places]
-    return [f"passed over: {place}: holds results of an earlier run" for place in shown]
+    lines = [f"passed over: {place}: holds results of an earlier run" for place in shown]
+    if sources.masks:
+        example = "" if anonymize else f" (such as {sources.masks[0].as_posix()})"
+        lines.append(f"passed over: masks of images by their names: {len(sources.masks)}{example}")
+    return lines
 
 
 def require_readers(sources: Sources) -> None:
@@ -204,6 +209,7 @@ class _Run:
         self.passed_over: dict[str, str] = {}
         self.failed_before: set[str] = set()
         self.unreadable: dict[str, str] = {}
+        self.masks = 0
         self.timing: dict[str, Any] = {}
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.concluded: FolderResult | None = None
@@ -313,6 +319,7 @@ class _Run:
             finished=finished,
             timing=timing,
             failed_earlier=list(self.failed_before & known),
+            masks=self.masks,
         )
 
 

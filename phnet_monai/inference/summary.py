@@ -99,6 +99,7 @@ def write_run_file(
     finished: bool,
     timing: dict[str, Any] | None = None,
     failed_earlier: Sequence[str] = (),
+    masks: int = 0,
 ) -> None:
     """Write run.json: what was run on what, with which versions and settings, and the fate of each file.
 
@@ -106,6 +107,7 @@ def write_run_file(
         source: the input as given; None leaves it out (it may hold a name).
         finished: False while the run goes on, and if it was cut short.
         failed_earlier: scans that failed, or held no image, when they were last tried, which was not in this run.
+        masks: how many files of the input were passed over as masks of its images.
     """
     content = {
         "input": source,
@@ -117,6 +119,7 @@ def write_run_file(
         "timing": timing,
         "files": [record.as_dict() for record in result.files],
         "failed_earlier": sorted(failed_earlier) or None,
+        "masks_passed_over": masks or None,
     }
     write_json(result.out / RUN_FILE, {name: value for name, value in content.items() if value is not None})
 

@@ -172,6 +172,15 @@ def test_corrected_outlines_are_what_counts(model: str, images: Path, tmp_path: 
     assert set(areas.values()) == {0}
 
 
+def test_an_exported_program_is_refused_by_name(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", model, str(tmp_path / "m.ts"), "--to", "torchscript"]) == 0
+    assert main(["rank", str(images), str(tmp_path / "out"), "--model", str(tmp_path / "m.ts"), "--device", "cpu"]) == 2
+    assert "phnet: m.ts: ranking reads the features of the encoder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_exported_outlines_are_never_replaced(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

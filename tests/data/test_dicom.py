@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import runpy
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from phnet_monai.data import DecodeError, decode, read_image
-from phnet_monai.data.decode import NoImageError
+from phnet_monai.data.decode import NoImageError, luminance
 from phnet_monai.data.dicom import has_dicom_magic, read_dicom
 from phnet_monai.extras import MissingExtraError
 
@@ -182,22 +183,26 @@ def test_lossless_compression(tmp_path: Path, syntax: str, dtype: type) -> None:
     np.testing.assert_array_equal(_frames(path)[0], twin)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_lossless_jpeg_of_ultrasound_machines(tmp_path: Path, dtype: type) -> None:
-    """JPEG process 14, which neither Pillow nor pydicom writes."""
+def by_gdcm(path: Path, syntax: str) -> None:
+    """Compress a file anew, also by what neither Pillow nor pydicom writes (JPEG process 14)."""
     gdcm = pytest.importorskip("gdcm", reason="needs python-gdcm of phnet-monai[dicom]")
-    twin = files.picture(40, 70)
-    path = make_dicom(tmp_path / "a.dcm", twin.astype(dtype) * (1 if dtype == np.uint8 else 257))
     reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
     reader.SetFileName(str(path))
     assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
     change.SetInput(reader.GetImage())
     assert change.Change()
     writer.SetFileName(str(path))
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lossless_jpeg_of_ultrasound_machines(tmp_path: Path, dtype: type) -> None:
+    twin = files.picture(40, 70)
+    path = make_dicom(tmp_path / "a.dcm", twin.astype(dtype) * (1 if dtype == np.uint8 else 257))
+    by_gdcm(path, "JPEGLosslessProcess14_1")
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
     np.testing.assert_array_equal(_frames(path)[0], twin)
 
@@ -216,6 +221,83 @@ def test_jpeg_frames_are_those_of_jpeg_files(tmp_path: Path, photometric: str) -
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / "twin.jpg", quality=95)
         assert np.abs(found[index].astype(int) - read_image(tmp_path / "twin.jpg")).max() <= 2
+
+
+def smooth_colours() -> np.ndarray:
+    """uint8 (48, 64, 3) that lossy compression keeps well; its channels differ."""
+    across, down = np.linspace(0, 255, 64)[None].repeat(48, 0), np.linspace(0, 200, 48)[:, None].repeat(64, 1)
+    return np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize(
+    "syntax", ["RLELossless", "JPEG2000Lossless", "JPEGLSLossless", "JPEGLosslessProcess14_1", "JPEGBaselineProcess1"]
+)
+def test_compressed_colour_whatever_the_header_says_of_planes(tmp_path: Path, syntax: str, planar: int) -> None:
+    colours = smooth_colours()
+    path = make_dicom(tmp_path / "a.dcm", colours, photometric="RGB")
+    by_gdcm(path, syntax)
+    dataset = pydicom.dcmread(path)
+    dataset.PlanarConfiguration = planar
+    dataset.save_as(path)
+    lossy = syntax == "JPEGBaselineProcess1"  # as luma and chroma of unequal sampling, without a marker: RGB it is not
+    assert np.abs(_frames(path)[0].astype(int) - luminance(colours)).max() <= (2 if lossy else 0)
+
+
+def without_jfif(jpeg: bytes) -> bytes:
+    start = jpeg.find(b"\xff\xe0")
+    return jpeg if start < 0 else jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
+
+
+def with_adobe(jpeg: bytes, transform: int) -> bytes:
+    return jpeg[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform]) + jpeg[2:]
+
+
+def jpeg_of(colours: np.ndarray, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(colours).save(stream, "JPEG", quality=98, **options)
+    return stream.getvalue()
+
+
+JPEGS = {
+    "jfif": lambda colours: jpeg_of(colours),
+    "unequal sampling": lambda colours: without_jfif(jpeg_of(colours, subsampling="4:2:2")),
+    "adobe": lambda colours: with_adobe(without_jfif(jpeg_of(colours)), 1),
+    "adobe and jfif": lambda colours: with_adobe(jpeg_of(colours), 1),
+    "adobe rgb": lambda colours: with_adobe(without_jfif(jpeg_of(colours, keep_rgb=True)), 0),
+    "components R, G, B": lambda colours: without_jfif(jpeg_of(colours, keep_rgb=True)),
+}
+
+
+def of_jpeg(path: Path, frame: bytes, photometric: str) -> Path:
+    make_dicom(path, smooth_colours(), photometric=photometric)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([frame])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422", "YBR_FULL"])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_frame_knows_its_colours_better_than_the_header(tmp_path: Path, kind: str, photometric: str) -> None:
+    path = of_jpeg(tmp_path / "a.dcm", JPEGS[kind](smooth_colours()), photometric)
+    assert np.abs(_frames(path)[0].astype(int) - luminance(smooth_colours())).max() <= 3
+
+
+def test_where_a_jpeg_frame_tells_nothing_the_header_counts(tmp_path: Path) -> None:
+    frame = without_jfif(jpeg_of(smooth_colours(), subsampling="4:4:4"))
+    luma_and_chroma = np.asarray(Image.fromarray(smooth_colours()).convert("YCbCr"))
+    for photometric, expected in (("YBR_FULL", smooth_colours()), ("RGB", luma_and_chroma)):
+        found = _frames(of_jpeg(tmp_path / "a.dcm", frame, photometric))[0]
+        assert np.abs(found.astype(int) - luminance(expected)).max() <= 3
+
+
+def test_a_grey_jpeg_frame_in_a_coloured_file(tmp_path: Path) -> None:
+    path = of_jpeg(tmp_path / "a.dcm", jpeg_of(smooth_colours()[..., 0]), "RGB")
+    with pytest.raises(DecodeError, match=r"a\.dcm: the pixels of frame 1 .* the frame has 1 components"):
+        read_dicom(path)
 
 
 def test_frames_keep_their_order(tmp_path: Path, twin: np.ndarray) -> None:

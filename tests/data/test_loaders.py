@@ -174,6 +174,15 @@ def test_views_do_not_depend_on_the_number_of_workers():
         assert same(epoch(alone, number), epoch(worker, number))
 
 
+def test_there_are_no_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch):
+    """torch would warn of them, with a path of its own and no advice."""
+    monkeypatch.setattr("phnet_monai.data.loaders.core_count", lambda: 1)
+    loader = make(num_workers=4)
+    assert loader.unlabeled is not None
+    assert loader.labeled.num_workers == loader.unlabeled.num_workers == 1
+    assert make(num_workers=0).labeled.num_workers == 0
+
+
 def test_the_sampler():
     sampler = EpochSampler(5, 4, 3, seed=0)
     drawn = list(sampler)
@@ -377,7 +386,7 @@ def test_loader_processes_end_with_a_training_that_is_killed():
     try:
         assert process.stdout is not None
         workers = [int(word) for word in process.stdout.readline().split()]
-        assert len(workers) == 2
+        assert workers
     finally:
         process.kill()
         process.wait()

@@ -516,6 +516,22 @@ def test_folders_of_results_among_the_images_are_named(
     assert "frames" not in capsys.readouterr().err
 
 
+def test_masks_among_the_images_are_passed_over_and_counted(
+    source: Path, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(infer_folder(source, tmp_path / "bare", predictor, quiet=True).files)
+    save(source / "a_mask.png", corner_image(40, 40))
+    note = "passed over: masks of images by their names: 1"
+    assert f"{note} (such as a_mask.png)" in preview(source, tmp_path / "o", kinds=["masks"])
+    capsys.readouterr()
+    for out, anonymize, told in ((tmp_path / "o", False, f"{note} (such as a_mask.png)"), (tmp_path / "h", True, note)):
+        result = infer_folder(source, out, predictor, anonymize=anonymize, quiet=True)
+        assert told in capsys.readouterr().err.splitlines()
+        assert len(result.files) == before
+        assert json.loads((out / "run.json").read_text())["masks_passed_over"] == 1
+    assert "masks/a_mask.png" not in tree(tmp_path / "o")
+
+
 def test_names_that_no_record_tells_of_are_not_left_beside_hashes(
     source: Path, tmp_path: Path, predictor: Predictor
 ) -> None:

@@ -261,7 +261,7 @@ def test_ensembles(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_a_network_without_features_is_refused(predictor: Predictor) -> None:
-    with pytest.raises(ValueError, match="BrightIsLesion does not give"):
+    with pytest.raises(ValueError, match="BrightIsLesion: ranking reads the features"):
         Examiner(predictor)
 
 

@@ -175,17 +175,17 @@ def test_bombs_are_refused_before_any_pixel_is_allocated(done: Any, name: str, m
 
 
 def test_the_codecs_that_state_a_size(scan_files: SimpleNamespace) -> None:
-    from phnet_monai.data.dicom import _compressed_size
+    from phnet_monai.data.jpeg_frames import stated_size
 
     jpeg_2000 = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(">4I", 70_005, 60_007, 5, 7)
-    assert _compressed_size(jpeg_2000) == (60_000, 70_000)
-    assert _compressed_size(b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60) + jpeg_2000) == (60_000, 70_000)
+    assert stated_size(jpeg_2000) == (60_000, 70_000)
+    assert stated_size(b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60) + jpeg_2000) == (60_000, 70_000)
     for marker in (0xC0, 0xC3, 0xF7):  # baseline, lossless, JPEG-LS
         stream = b"\xff\xd8\xff\xe0\0\x04ab\xff\xff" + bytes([marker]) + b"\0\x0b\x08" + struct.pack(">2H", 300, 400)
-        assert _compressed_size(stream + bytes(4)) == (300, 400)
-        assert _compressed_size(stream[:-2]) is None  # cut short: the decoder will say so
-    assert _compressed_size(b"") is None
-    assert _compressed_size(bytes(64)) is None
+        assert stated_size(stream + bytes(4)) == (300, 400)
+        assert stated_size(stream[:-2]) is None  # cut short: the decoder will say so
+    assert stated_size(b"") is None
+    assert stated_size(bytes(64)) is None
 
 
 def test_without_the_extra_a_folder_of_dicom_is_refused_at_once(

@@ -178,6 +178,36 @@ def test_a_right_value_is_taken(words: list[str], datalist: Path, tmp_path: Path
     assert all(parser[key] == value for key, value in given.items())
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ["--init", "default", "--profile", "paper"],
+            "is a network with encoder tu-tf_efficientnet_lite0, this training's has encoder resnet50. Train with "
+            "--profile cpu, or without --init",
+        ),
+        (
+            ["--init", "default", "--network_def#decoder", "plain_unet"],
+            "with decoder deeplabv3plus, this training's has",
+        ),
+        (
+            ["--init", "{tiny}"],
+            "with encoder resnet50 and decoder plain_unet, this training's has encoder tu-tf_efficientnet_lite0 and "
+            "decoder deeplabv3plus. Train with the profile and network of that checkpoint",
+        ),
+    ],
+)
+def test_a_start_from_another_network_is_refused_before_any_work(
+    words: list[str], reason: str, phnet: Any, datalist: Path, model: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """ImageNet weights would be downloaded first, and the message would list tensors."""
+    monkeypatch.setattr("phnet_monai.engines.run.run", lambda _: pytest.fail("something was built"))
+    outcome = phnet("train", datalist, tmp_path / "out", *(word.replace("{tiny}", str(model)) for word in words))
+    assert outcome.code == 2
+    assert reason in outcome.line
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_score_ends_the_first_epoch(phnet: Any, datalist: Path, tmp_path: Path) -> None:
     words = ("--profile", "smoke", "--device", "cpu", "--checkpoints#score", "nope")
     outcome = phnet("train", datalist, tmp_path / "run", *words)
