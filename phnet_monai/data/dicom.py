@@ -262,8 +262,15 @@ def _choose_decoder(path: Path, syntax: Any, bits: int) -> str:
     if not syntax.is_encapsulated:
         return ""
     names = [name for name in decoder.available_plugins if name != GDCM]
-    of_eight_bits = syntax == JPEGExtended12Bit and bits > 8  # Pillow's
-    return GDCM if of_eight_bits or not names else names[0]
+    if syntax != JPEGExtended12Bit or bits <= 8:
+        return names[0] if names else GDCM
+    names = [name for name in names if name != "pillow"]  # GDCM and Pillow read this kind of 8 bits only
+    if not names:
+        raise DecodeError(
+            f"{path} is compressed as lossy JPEG of {bits} bits, which is not read. Export it uncompressed, or as JPEG "
+            "2000 frames."
+        )
+    return names[0]
 
 
 def _fill(frames: np.ndarray, path: Path, stream: BinaryIO, layout: _Layout) -> None:

@@ -300,6 +300,21 @@ def test_a_grey_jpeg_frame_in_a_coloured_file(tmp_path: Path) -> None:
         read_dicom(path)
 
 
+def test_lossy_jpeg_of_twelve_bits_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was called damaged. Where a decoder for it is installed, that one is asked."""
+    path = of_jpeg(tmp_path / "a.dcm", jpeg_of(smooth_colours()[..., 0]), "MONOCHROME2")
+    dataset = pydicom.dcmread(path)
+    dataset.SamplesPerPixel, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 16, 12, 11
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGExtended12Bit
+    dataset.save_as(path)
+    decoder = pydicom.pixels.get_decoder(pydicom.uid.JPEGExtended12Bit)
+    monkeypatch.delitem(decoder._available, "pylibjpeg", raising=False)
+    with pytest.raises(DecodeError, match=r"a\.dcm is compressed as lossy JPEG of 12 bits, which is not read"):
+        read_dicom(path)
+    monkeypatch.setitem(decoder._available, "pylibjpeg", lambda src, runner: np.full((48, 64), 4095, "<u2").tobytes())
+    assert (_frames(path) == 255).all()
+
+
 def test_frames_keep_their_order(tmp_path: Path, twin: np.ndarray) -> None:
     clip = np.stack([twin, twin[::-1], twin[:, ::-1]])
     np.testing.assert_array_equal(_frames(make_dicom(tmp_path / "a.dcm", clip, frames=True)), clip)

@@ -86,13 +86,13 @@ def save(dataset: Any, path: Path) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
 
-def as_jpeg(path: Path, frames: list[np.ndarray], photometric: str) -> None:
-    """Replace the pixels of a DICOM file by JPEG frames, each of uint8 (H, W) or (H, W, 3) RGB."""
+def as_jpeg(path: Path, frames: list[np.ndarray], photometric: str, **options: Any) -> None:
+    """Replace the pixels of a DICOM file by JPEG frames, each of uint8 (H, W) or (H, W, 3) RGB; `options` of Pillow."""
     dataset = pydicom.dcmread(path)
     encoded = []
     for frame in frames:
         stream = io.BytesIO()
-        Image.fromarray(frame).save(stream, "JPEG", quality=95)
+        Image.fromarray(frame).save(stream, "JPEG", quality=95, **options)
         encoded.append(stream.getvalue())
     dataset.PixelData = encapsulate(encoded)
     dataset["PixelData"].is_undefined_length = True
