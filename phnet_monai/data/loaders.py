@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from monai.data import CacheDataset
 from monai.transforms import Transform
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
@@ -23,7 +22,7 @@ from phnet_monai.data.decode import read_image, read_mask
 from phnet_monai.device import core_count
 from phnet_monai.distributed import Shard, joined_shard
 from phnet_monai.seeds import check_seed
-from phnet_monai.transforms.fit import fitted_size
+from phnet_monai.transforms.fit import fitted_size, resize
 from phnet_monai.transforms.weak_view import WeakView
 
 PR_SET_PDEATHSIG = 1
@@ -63,9 +62,8 @@ class DecodeLesion(Transform):
     def _shrink(self, image: np.ndarray) -> np.ndarray:
         if self.longest is None or max(image.shape) <= self.longest:
             return image
-        size = fitted_size(image.shape[0], image.shape[1], self.longest)
-        tensor = torch.from_numpy(image.astype(np.float32))[None, None]
-        small = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)
+        rows, columns = fitted_size(image.shape[0], image.shape[1], self.longest)
+        small = resize(torch.from_numpy(image.astype(np.float32))[None, None], rows, columns)
         return small[0, 0].round().clamp(0, 255).byte().numpy()
 
 

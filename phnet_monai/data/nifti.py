@@ -114,6 +114,11 @@ def _sizes(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:
             f"{path} has the shape {' x '.join(map(str, shape))}, expected width x height or width x height x frames. "
             "Save each time point or channel as a file of its own."
         )
+    if len(axes) == 3 and axes[2] > 1 and min(axes[:2]) == 1:
+        raise DecodeError(
+            f"{path} has the shape {' x '.join(map(str, shape))}: each of its frames would be a line. Expected width x "
+            "height x frames; save a single slice of a volume as width x height."
+        )
     return (axes[0], axes[1], axes[2]) if len(axes) == 3 else (axes[0], axes[1], 1)
 
 
@@ -161,7 +166,10 @@ def _grey_scale(path: Path, image: Any, dtype: np.dtype) -> tuple[float, float]:
 
 def _spacing(header: Any) -> tuple[float, float] | None:
     between_columns, between_rows = (abs(float(zoom)) for zoom in header.get_zooms()[:2])
-    unit = header.get_xyzt_units()[0]
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:  # a code of no unit of length
+        unit = "unknown"
     placeholder = between_columns == between_rows == 1.0
     if placeholder or not (np.isfinite([between_rows, between_columns]).all() and between_rows * between_columns > 0):
         return None

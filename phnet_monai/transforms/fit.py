@@ -23,10 +23,19 @@ def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
     return rows, columns
 
 
+def resize(images: Tensor, rows: int, columns: int) -> Tensor:
+    """Images (B, C, H, W) -> (B, C, rows, columns), bilinear, anti-aliased where they shrink."""
+    if columns == 1:  # torch's anti-aliasing then takes every row for the first one
+        turned = images.transpose(2, 3).contiguous()
+        turned = F.interpolate(turned, size=[1, rows], mode="bilinear", align_corners=False, antialias=True)
+        return turned.transpose(2, 3).contiguous()
+    return F.interpolate(images, size=[rows, columns], mode="bilinear", align_corners=False, antialias=True)
+
+
 def fit_batch(images: Tensor, size: int, pad_value: float = PAD_VALUE) -> Tensor:
     """Images of one size (B, C, H, W) -> (B, C, size, size)."""
     rows, columns = fitted_size(images.shape[-2], images.shape[-1], size)
-    fitted = F.interpolate(images, size=[rows, columns], mode="bilinear", align_corners=False, antialias=True)
+    fitted = resize(images, rows, columns)
     top, left = (size - rows) // 2, (size - columns) // 2
     return F.pad(fitted, [left, size - columns - left, top, size - rows - top], value=pad_value)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phnet_monai.transforms.fit import PAD_VALUE, fitted_size, to_unit
+from phnet_monai.transforms.fit import PAD_VALUE, fitted_size, resize, to_unit
 
 
 class WeakView:
@@ -71,8 +71,7 @@ class WeakView:
     @staticmethod
     def _resize(image: Tensor, rows: int, columns: int, flip: bool) -> Tensor:
         image = image.flip(-1) if flip else image
-        size = (rows, columns)
-        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+        return resize(image[None], rows, columns)[0]
 
     def _place(self, image: Tensor, top: int, left: int, fill: float) -> Tensor:
         """Crop or pad (negative padding crops) to the square; contiguous, so that it can be batched from workers."""

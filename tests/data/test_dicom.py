@@ -315,6 +315,24 @@ def test_lossy_jpeg_of_twelve_bits_is_named(tmp_path: Path, monkeypatch: pytest.
     assert (_frames(path) == 255).all()
 
 
+def test_clip_in_packed_ybr_full_422(tmp_path: Path, twin: np.ndarray) -> None:
+    """pydicom's iterator loses its place after the first frame of these."""
+    clip = np.stack([twin, twin[::-1], twin[:, ::-1], twin])
+    luma = clip.reshape(-1, 2)
+    packed = np.concatenate([luma, np.full_like(luma, 128)], axis=1).tobytes()
+    colours = np.stack([clip] * 3, axis=-1)
+    path = make_dicom(tmp_path / "a.dcm", colours, photometric="YBR_FULL_422", frames=True, PixelData=packed)
+    np.testing.assert_array_equal(_frames(path), clip)
+
+
+def test_clip_of_single_bits(tmp_path: Path) -> None:
+    clip = np.random.default_rng(0).integers(0, 2, (3, 7, 9)).astype(np.uint8)
+    packed = np.packbits(clip.ravel(), bitorder="little").tobytes()
+    tags = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "PixelData": packed + b"\0" * (len(packed) % 2)}
+    path = make_dicom(tmp_path / "a.dcm", clip, frames=True, **tags)
+    np.testing.assert_array_equal(_frames(path), clip * 255)
+
+
 def test_frames_keep_their_order(tmp_path: Path, twin: np.ndarray) -> None:
     clip = np.stack([twin, twin[::-1], twin[:, ::-1]])
     np.testing.assert_array_equal(_frames(make_dicom(tmp_path / "a.dcm", clip, frames=True)), clip)

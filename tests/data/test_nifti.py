@@ -150,6 +150,22 @@ def test_other_shapes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> Non
         read_nifti(path)
 
 
+@pytest.mark.parametrize("shape", [(37, 1, 23), (1, 37, 23), (1, 5, 3, 1)])
+def test_frames_that_would_be_lines_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """A sagittal or coronal slice of a volume would be cut into strips."""
+    path = _save(tmp_path / "a.nii", np.zeros(shape, np.uint8))
+    with pytest.raises(DecodeError, match=rf"a\.nii has the shape {' x '.join(map(str, shape))}: each of its frames"):
+        read_nifti(path)
+
+
+def test_a_unit_of_no_length_is_unknown(tmp_path: Path, twin: np.ndarray) -> None:
+    path = _save(tmp_path / "a.nii", twin.T, unit="mm", zooms=(0.1, 0.2))
+    content = bytearray(path.read_bytes())
+    content[123] = 4
+    path.write_bytes(content)
+    assert read_nifti(path)[1] == pytest.approx((0.2, 0.1))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_without_grey_are_refused(tmp_path: Path, value: float) -> None:
     data = np.zeros((4, 5, 3), np.float32)

@@ -120,6 +120,16 @@ def test_shrinking_averages_rather_than_picks():
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(97, 1), (300, 2), (1000, 5), (4000, 41)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_column_of_pixels_is_not_its_first_one(shape: tuple[int, int], batch: int):
+    """torch's anti-aliasing takes it so; a row comes out right, and is the same picture lying down."""
+    image = torch.from_numpy(np.random.default_rng(0).random((batch, 1, *shape)).astype(np.float32))
+    standing, lying = fit_batch(image, 96), fit_batch(image.transpose(2, 3).contiguous(), 96)
+    torch.testing.assert_close(standing, lying.transpose(2, 3))
+    assert standing[0, 0].std(dim=0).max() > 0.001
+
+
 def test_the_scale_of_grey_values():
     assert fit_image(np.array([[0, 255]], dtype=np.uint8), 2).unique().tolist() == pytest.approx([0, 0.33, 1])
     values = torch.tensor([[0.2, 0.8], [0.4, 0.6]])
