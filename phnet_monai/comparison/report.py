@@ -26,9 +26,10 @@ PARITY = (
 )
 COLUMNS = (
     "Scores in percent at the images' original size, mean ± standard deviation over runs; bold: best of the column. "
-    "Pooled figures count the pixels of all images with a lesion together (as the paper's tables do), the others are "
-    'means over images. HD95 and ASSD of an image in which nothing was found count the image\'s diagonal. "Missed": '
-    'images whose lesion the prediction does not touch; "lesions found" and "false lesions": connected components.'
+    "Pooled figures count the pixels of all images with a lesion together (as the paper's tables do), ECE those of all "
+    'images; "lesions found" is a share of all lesions, the others are means over images. HD95 and ASSD of an image in '
+    'which nothing was found count the image\'s diagonal. "Missed": images whose lesion the prediction does not touch; '
+    '"lesions found" and "false lesions": connected components.'
 )
 
 
