@@ -194,3 +194,17 @@ def locked(folder: str | Path, who: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise BlockingIOError(f"{folder}: another {who} is at work in this folder") from error
         yield
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes for a formula, or for less than it is, at the beginning of a cell."""
+
+
+def csv_text(text: str) -> str:
+    """`text` as a spreadsheet may see it: with an apostrophe before what it would take for a formula."""
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def without_csv_mark(text: str) -> str:
+    """The text of which `csv_text` made this one."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA) else text

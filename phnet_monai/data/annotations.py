@@ -170,7 +170,7 @@ def _labelme_shape(path: Path, number: int, shape: dict[str, Any]) -> Shape:
     kind = shape.get("shape_type") or "polygon"
     points = _points(path, number, shape["points"])
     hole = _is_hole(shape.get("label"))
-    if kind == "polygon" or (kind == "rectangle" and len(points) == 4):
+    if kind == "polygon" or (kind in ("rectangle", "oriented_rectangle") and len(points) == 4):
         return Shape(hole, (_ring(path, number, points),))
     if kind in ("rectangle", "circle", "mask") and len(points) != 2:
         raise AnnotationError(f"{path}: shape {number}, a {kind}, has {len(points)} points, expected 2.")

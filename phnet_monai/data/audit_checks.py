@@ -12,16 +12,15 @@ from scipy import ndimage
 SPECK_SHARE = 0.0005
 """Share of the image below which a region of a mask is a speck. The smallest lesion of BUSI and BUS-BRA has 0.0028."""
 
+INVERTED_SHARE = 0.5
+"""Share of the border's pixels above which a mask is taken for inverted; lesions touch it with less."""
+
 EDGE_REACH = 3
 """Pixels from the outline within which the grey of an anti-aliased edge lies."""
 
 SHORT_SIDE, LONG_SIDE, ELONGATION, AREA_FACTOR = 128, 2048, 3.0, 4.0
 """Sides in pixels, longer over shorter side, and area over that of the median image, from which a size is extreme."""
 
-MARGIN_SHARE = 0.02
-"""Share of a side that one-coloured rows or columns along the border must fill to count as a border."""
-
-FLAT_SPAN = 3
 BLANK_SPREAD = 2.0
 
 _EIGHT = np.ones((3, 3))
@@ -49,6 +48,12 @@ def mask_kind(values: np.ndarray) -> MaskKind:
     inside = 2 * values.astype(np.int64) >= int(levels[0]) + int(levels[-1])
     near = ndimage.binary_dilation(inside, _EIGHT, EDGE_REACH) & ndimage.binary_dilation(~inside, _EIGHT, EDGE_REACH)
     return "anti-aliased" if (between & near).sum() >= 0.99 * between.sum() else "many values"
+
+
+def looks_inverted(mask: np.ndarray) -> bool:
+    """Whether most of the image's border, of a mask bool (H, W) with both values, is lesion."""
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return not mask.all() and float(border.mean()) > INVERTED_SHARE
 
 
 class Speck(NamedTuple):
@@ -116,34 +121,6 @@ def odd_sizes(sizes: Sequence[tuple[int, int]]) -> dict[int, str]:
     return found
 
 
-def border_widths(image: np.ndarray) -> dict[str, int]:
-    """Find one-coloured bars along the border, left by letter-boxing or careless cropping.
-
-    Args:
-        image: uint8 (H, W).
-
-    Returns:
-        pixels by side (top, bottom, left, right), for sides where rows or columns whose values span at most 3 levels
-        fill 2 % of the height or width or more. A blank image has none.
-    """
-    flat_rows, flat_columns = (np.ptp(image, axis=axis) <= FLAT_SPAN for axis in (1, 0))
-    if flat_rows.all():
-        return {}
-    widths = {
-        "top": _leading(flat_rows),
-        "bottom": _leading(flat_rows[::-1]),
-        "left": _leading(flat_columns),
-        "right": _leading(flat_columns[::-1]),
-    }
-    sides = {"top": image.shape[0], "bottom": image.shape[0], "left": image.shape[1], "right": image.shape[1]}
-    return {name: width for name, width in widths.items() if width and width >= MARGIN_SHARE * sides[name]}
-
-
 def is_blank(image: np.ndarray) -> bool:
     """Whether an image, uint8 (H, W), shows nothing: its grey has a standard deviation below 2 levels."""
     return float(image.std()) < BLANK_SPREAD
-
-
-def _leading(flags: np.ndarray) -> int:
-    """How many flags at the beginning are set."""
-    return int(np.argmin(flags)) if not flags.all() else len(flags)

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from phnet_monai.data.audit_checks import adds_nothing, border_widths, is_blank, mask_kind, odd_sizes, specks
+from phnet_monai.data.audit_checks import adds_nothing, is_blank, looks_inverted, mask_kind, odd_sizes, specks
 from phnet_monai.data.audit_listing import Item, Listing, list_dataset
 from phnet_monai.data.audit_report import Audit, Finding, in_order
+from phnet_monai.data.borders import border_widths
 from phnet_monai.data.burned_in_marks import COLOUR_SHARE, colour_share, find_marks
 from phnet_monai.data.busi import NORMAL_CLASS
 from phnet_monai.data.decode import DecodeError, binarise, read_colours, read_image, read_values
@@ -27,7 +28,7 @@ NEAR_MISS = 0.06
 
 _MASK_KINDS = {
     "empty": ("empty-masks", "no pixel is set"),
-    "full": ("full-masks", "every pixel is set"),
+    "full": ("full-masks", "every pixel counts as lesion"),
     "anti-aliased": ("anti-aliased", "grey values along the edges"),
     "many values": ("mask-values", "more than two values"),
 }
@@ -157,11 +158,14 @@ def _mask_findings(item: Item, listing: Listing, size: tuple[int, int] | None) -
             text = f"{values.shape[1]} x {values.shape[0]}, its image is {size[1]} x {size[0]}"
             found.append(Finding("size-mismatch", (name,), text))
             continue
-        kind = mask_kind(values)
+        region = binarise(values)
+        kind = "full" if region.all() else mask_kind(values)
+        if looks_inverted(region):
+            found.append(Finding("inverted-masks", (name,), "most of the border is set"))
         if kind in _MASK_KINDS and not (kind == "empty" and item.class_name == NORMAL_CLASS):
             check, text = _MASK_KINDS[kind]
             found.append(Finding(check, (name,), text))
-        regions.append((name, binarise(values)))
+        regions.append((name, region))
     return found + _outline_findings(item, listing, regions)
 
 

@@ -48,6 +48,7 @@ CHECKS: dict[str, Check] = {
     "anti-aliased": Check("anti-aliased masks", "note", "Grey edges are read as lesion from half of the brightest on."),
     "empty-masks": Check("empty masks", "look", "Right for an image without lesion; else the outline is missing."),
     "full-masks": Check("masks that cover the image", "look", "Inverted, or an image in place of its mask?"),
+    "inverted-masks": Check("inverted masks", "look", "Lesions are bright, all else is dark: invert them if they are."),
     "normal-with-lesion": Check("normal images with a lesion", "look", "Class or mask is wrong."),
     "specks": Check("specks in masks", "look", "Slips of the pen; they count as lesions in lesion-wise scores."),
     "extra-masks": Check("further masks that add nothing", "look", "The same outline twice; remove one."),

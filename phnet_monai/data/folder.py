@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -184,23 +185,52 @@ def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str
         folder = source if source.is_dir() else source.parent
         own_name = file.relative_to(folder).with_suffix("").as_posix()
         for entry in entries:
-            written = PurePosixPath(entry.image).with_suffix("").as_posix() if entry.image else ""
-            beside = posixpath.normpath(posixpath.join(posixpath.dirname(own_name), written)) if written else ""
-            names = (written,) if entry.of_many else (own_name, beside, written)
-            owners = [case for name in names if (case := _owner(name, cases)) is not None]
-            if owners and not entry.of_many and beside in cases and owners[0] != beside:
+            names = _names(entry, own_name)
+            told = _case_below(images, file.parent / entry.image) if entry.image else None
+            owners = [case for name in (*names, told) if name and (case := _owner(name, cases)) is not None]
+            others = {name for name in (names[-2], told) if name in cases} - set(owners[:1])
+            if others and not entry.of_many:
                 found.broken.append(
                     f"{file} lies beside {owners[0]} and says that it is of {entry.image}, and both images are there"
                 )
                 continue
             # without a folder of its own, and only then, may a name be that of an image in any folder
-            bare = posixpath.dirname(written) in ("", images.name) and (entry.of_many or "/" not in own_name)
+            written = names[-1]
+            bare = posixpath.dirname(written) in ("", images.name) and "/" not in own_name
             owner = owners[0] if owners else short.get(posixpath.basename(written)) if bare else None
             if owner is None:
                 found.orphans.append(entry.image or file.name)
             else:
                 found.annotations[owner] = entry
                 found.files[owner].append(file.name)
+
+
+def _names(entry: Annotation, own_name: str) -> tuple[str, ...]:
+    """What the image of an annotation may be called, likeliest first; the last two are the name that is written in it,
+    beside the annotation's file and below the folder of images.
+
+    Args:
+        own_name: of the annotation's file, below its folder and without ending.
+    """
+    written = _case_of(entry.image) if entry.image else ""
+    folder = posixpath.dirname(own_name)
+    beside = posixpath.normpath(posixpath.join(folder, written)) if written else ""
+    if not entry.of_many:
+        return own_name, beside, written
+    # of a file in a subfolder a mere name is that of an image in the same one
+    return (beside, written if "/" in written or not folder else beside)
+
+
+def _case_of(name: str) -> str:
+    """Name of an image, with folders, without the ending that makes it one."""
+    path = PurePosixPath(name)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in IMAGE_SUFFIXES else path.as_posix()
+
+
+def _case_below(images: Path, file: Path) -> str | None:
+    """The case of a file below `images`, which it may reach by another way (`labels/../images/x.png`)."""
+    place, root = os.path.normpath(file.absolute()), os.path.normpath(images.absolute())
+    return _case_of(Path(place).relative_to(root).as_posix()) if Path(place).is_relative_to(root) else None
 
 
 def _annotation_files(source: Path) -> Iterator[Path]:

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from phnet_monai.data.borders import without_borders
 from phnet_monai.data.decode import read_image
 from phnet_monai.data.duplicate_candidates import SIDE, band_pass, likely_pairs, unit
 from phnet_monai.data.union_find import components
@@ -42,7 +43,8 @@ How = Literal["frame", "crop", "part"]
 
 
 class Fingerprint(NamedTuple):
-    """What is kept of an image to find its near-duplicates: (H, W), and a uint8 thumbnail (128, 128)."""
+    """What is kept of an image to find its near-duplicates, without one-coloured bars along its border, in which
+    padded images agree: (H, W), and a uint8 thumbnail (128, 128)."""
 
     size: tuple[int, int]
     thumbnail: np.ndarray
@@ -73,6 +75,7 @@ class Likeness(NamedTuple):
 
 def fingerprint(image: np.ndarray) -> Fingerprint:
     """Shrink a uint8 (H, W) image to what the search for near-duplicates needs, 16 kB."""
+    image = np.ascontiguousarray(without_borders(image))
     return Fingerprint((image.shape[0], image.shape[1]), _shrink(image, SIDE, SIDE))
 
 
@@ -160,6 +163,10 @@ def _first_equals(thumbnails: Iterable[np.ndarray]) -> list[int]:
     return [places.setdefault(thumbnail.tobytes(), index) for index, thumbnail in enumerate(thumbnails)]
 
 
+def _content(path: Path) -> np.ndarray:
+    return np.ascontiguousarray(without_borders(read_image(path)))
+
+
 def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
 
@@ -211,7 +218,7 @@ class _CloseSearch:
         scale = _OVERLAP_SIDE / max(*self._marks[one].size, *self._marks[other].size)
         a, b = (
             band_pass(
-                _shrink(read_image(self._paths[k]), *(max(1, round(s * scale)) for s in self._marks[k].size)), 1.0, 6.0
+                _shrink(_content(self._paths[k]), *(max(1, round(s * scale)) for s in self._marks[k].size)), 1.0, 6.0
             )
             for k in (one, other)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -13,19 +14,22 @@ from typing import Any
 
 from tqdm import tqdm
 
+from phnet_monai.data.audit_checks import mask_kind
 from phnet_monai.data.busbra import read_busbra
 from phnet_monai.data.busi import read_busi
 from phnet_monai.data.datalist import LABEL_FOLDER, MaskFiles, check_target, named_masks, write_datalist
-from phnet_monai.data.decode import DecodeError, read_image, read_mask
+from phnet_monai.data.decode import DecodeError, binarise, read_image, read_values
 from phnet_monai.data.folder import read_folder
 from phnet_monai.data.leaks import ALLOWED, Leak, find_leaks, same_files
 from phnet_monai.data.near_duplicates import near_duplicate_groups
 from phnet_monai.data.patients import with_patients
-from phnet_monai.data.records import Record
+from phnet_monai.data.records import Record, shorten
 from phnet_monai.data.splits import check_split_arguments, make_splits
 from phnet_monai.data.union_find import components
 
 _LISTED = 3
+LARGE_GROUP, LARGE_GROUP_SHARE = 10, 0.2
+"""Images in one group, and share of all, above which a split is warned of; the largest group of BUSI has seven."""
 
 
 def prepare_busi(
@@ -257,17 +261,29 @@ def check_files(records: Sequence[Record], *, progress: bool = True) -> None:
 
     Raises:
         DecodeError: lists the files (first 3) that cannot be read, and masks whose size is not that of their image.
+
+    Masks of more than two values (numbered regions, JPEG) and such as are all lesion are warned of.
     """
-    problems = []
+    problems, odd = [], []
     for record in tqdm(records, desc="reading", disable=None if progress else True, leave=False):
         try:
             shape = read_image(record.image).shape
             for mask in record.masks:
-                found = read_mask(mask).shape
+                values = read_values(mask)
+                found = values.shape
                 if found != shape:
                     problems.append(f"{mask} is {found[1]} x {found[0]}, its image is {shape[1]} x {shape[0]}.")
+                if mask_kind(values) == "many values" or binarise(values).all():
+                    odd.append(str(mask))
         except DecodeError as error:
             problems.append(str(error))
+    if odd:
+        warnings.warn(
+            f"{len(odd)} masks have more than two values, or are lesion all over: {shorten(odd)}. Pixels at least half "
+            "as bright as the brightest count as lesion, so that of numbered regions some are lost. `phnet audit` "
+            "shows them; save masks as PNG with 0 and 255.",
+            stacklevel=2,
+        )
     if problems:
         more = len(problems) - _LISTED
         listed = "\n".join([*problems[:_LISTED], *([f"And {more} more; `phnet audit` lists all."] if more > 0 else [])])
@@ -284,6 +300,14 @@ def group_records(records: Sequence[Record], *, progress: bool = True) -> list[R
     found = near_duplicate_groups(images, progress=progress)
     # equal files without structure (blank ones) are no near-duplicates, and would be a leak all the same
     groups = _join(found, [record.group_id for record in records], same_files(images))
+    largest = max(Counter(groups).values(), default=0)
+    if largest > max(LARGE_GROUP, LARGE_GROUP_SHARE * len(groups)):
+        warnings.warn(
+            f"{largest} of {len(groups)} images count as one scan or patient and stay on one side of the split, which "
+            "is then no fair sample. Are they frames of one clip, or do they agree in a printed frame? `phnet audit` "
+            "shows the groups.",
+            stacklevel=2,
+        )
     return [replace(record, group_id=f"g{group + 1:04d}") for record, group in zip(records, groups, strict=True)]
 
 

@@ -26,6 +26,8 @@ FORMATS: tuple[Format, ...] = ("labelme", "coco")
 
 TOLERANCE_SHARE = 0.0015
 """How far a polygon may run beside the mask's contour: share of the image's longest side; half a pixel at least."""
+OWN_SHARE = 0.02
+"""The same as a share of the square root of the lesion's area: a small lesion in a large image keeps its outline."""
 
 _LABELME_VERSION = "5.0.0"
 
@@ -51,18 +53,18 @@ def mask_shapes(mask: np.ndarray, tolerance: float | None = None) -> list[Shape]
     Args:
         mask: bool (H, W). Pixels that touch by a corner are one lesion.
         tolerance: how far, in pixels, the polygons may run beside the contour (0: they give the mask back exactly);
-            by `TOLERANCE_SHARE` where not given.
+            by `TOLERANCE_SHARE` where not given, but not above `OWN_SHARE` of the lesion itself.
 
     Returns:
         one shape of one ring each, (x, y) with two digits after the point; empty for a mask without lesion.
     """
-    if tolerance is None:
-        tolerance = max(0.5, TOLERANCE_SHARE * max(mask.shape))
+    usual = max(0.5, TOLERANCE_SHARE * max(mask.shape))
     contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5, fully_connected="high")
     outlines = []
     for contour in contours:
         area = _signed_area(contour)
-        points = approximate_polygon(contour, tolerance)
+        own = min(usual, OWN_SHARE * abs(area) ** 0.5) if tolerance is None else tolerance
+        points = approximate_polygon(contour, own)
         if len(points) < 4:  # closed: the first point again at the end
             points = contour
         # the padding moved pixel middles to row + 1, this format's points have them at row + 0.5

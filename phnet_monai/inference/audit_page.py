@@ -20,7 +20,10 @@ from phnet_monai.inference.report_page import TEMPLATES, Tile, content_policy, t
 from phnet_monai.inference.thumbnail import jpeg_thumbnail, thumbnail_size
 
 GROUPS = ("leak", "leak-allowed", "duplicates-across-classes", "duplicates")
-PICTURED = ("marks", "colour", "specks", "full-masks", "mask-values", "normal-with-lesion", "borders", "sizes", "blank")
+PICTURED = (
+    *("marks", "colour", "specks", "full-masks", "inverted-masks", "mask-values"),
+    *("normal-with-lesion", "borders", "sizes", "blank"),
+)
 MOST_MEMBERS, MOST_CARDS = 6, 24
 """Pictures of a group, and cards of a kind (groups of near-duplicates are all shown)."""
 

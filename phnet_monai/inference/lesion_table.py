@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from phnet_monai.files import atomic_writer
+from phnet_monai.files import atomic_writer, csv_text
 from phnet_monai.inference.measure import LESION_FIELDS, Lesion
 
 CSV_FILE, JSON_FILE = "lesions.csv", "lesions.json"
@@ -66,8 +66,3 @@ def csv_line(values: Iterable[Any]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(values)
     return text.getvalue().encode("utf-8", errors="backslashreplace")
-
-
-def csv_text(text: str) -> str:
-    """`text` as a spreadsheet may see it: with an apostrophe before what it would take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

@@ -7,8 +7,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from phnet_monai.files import atomic_writer, write_json
-from phnet_monai.inference.lesion_table import csv_line, csv_text
+from phnet_monai.files import atomic_writer, csv_text, write_json
+from phnet_monai.inference.lesion_table import csv_line
 from phnet_monai.inference.rank_inputs import SETTINGS_FILE, TABLE_FILE
 
 _DIGITS = 6

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from phnet_monai.files import atomic_writer, write_json
+from phnet_monai.files import atomic_writer, csv_text, without_csv_mark, write_json
 from phnet_monai.metrics.scores import Row, SegmentationScores
 
 PER_IMAGE_FILE = "per_image.csv"
@@ -40,7 +40,7 @@ def write_scores(
     summary = scores.summary(bootstrap=bootstrap, seed=seed)
     folder = Path(out_dir)
     with atomic_writer(folder / PER_IMAGE_FILE) as stream:
-        stream.write(_csv_text(scores.rows()).encode("utf-8"))
+        stream.write(_csv_text(scores.rows()).encode("utf-8", errors="surrogateescape"))  # names need not be UTF-8
     write_json(folder / SUMMARY_FILE, _plain(summary))
     return summary
 
@@ -54,7 +54,7 @@ def read_per_image(path: str | os.PathLike[str]) -> list[Row]:
         FileNotFoundError: no such file.
         ValueError: a file without a case_id column.
     """
-    with open(path, newline="", encoding="utf-8") as stream:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
         reader = csv.DictReader(stream)
         if "case_id" not in (reader.fieldnames or ()):
             raise ValueError(f"{path}: expected a table with a column case_id, found {reader.fieldnames}")
@@ -63,7 +63,7 @@ def read_per_image(path: str | os.PathLike[str]) -> list[Row]:
 
 def _parsed(key: str, cell: str) -> Any:
     if key in _TEXT_COLUMNS:
-        return cell or None
+        return without_csv_mark(cell) or None
     if cell == "":
         return math.nan
     try:
@@ -77,8 +77,12 @@ def _csv_text(rows: list[Row]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return csv_text(value) if isinstance(value, str) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

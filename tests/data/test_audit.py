@@ -104,6 +104,17 @@ def _full(folder: Path) -> None:
     Image.new("L", mask.size, 255).save(_mask(folder, 3))
 
 
+def _without_black(folder: Path) -> None:
+    """Two values, both at least half of the brightest: all of it is read as lesion."""
+    mask = np.asarray(Image.open(_mask(folder, 3)))
+    Image.fromarray(np.where(mask > 0, 255, 128).astype(np.uint8)).save(_mask(folder, 3))
+
+
+def _inverted(folder: Path) -> None:
+    mask = np.asarray(Image.open(_mask(folder, 3)))
+    Image.fromarray(255 - mask).save(_mask(folder, 3))
+
+
 def _numbered(folder: Path) -> None:
     values = np.asarray(Image.open(_mask(folder, 3))) // 255
     values = values.copy()
@@ -173,6 +184,8 @@ FLAWS: list[tuple[Callable[[Path], None], str, bool]] = [
     (_no_mask, "no-mask", False),
     (_empty, "empty-masks", False),
     (_full, "full-masks", False),
+    (_without_black, "full-masks", False),
+    (_inverted, "inverted-masks", False),
     (_numbered, "mask-values", False),
     (_smooth, "anti-aliased", False),
     (_speck, "specks", False),

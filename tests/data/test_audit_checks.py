@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy import ndimage
 
-from phnet_monai.data.audit_checks import adds_nothing, border_widths, is_blank, mask_kind, odd_sizes, specks
+from phnet_monai.data.audit_checks import adds_nothing, is_blank, mask_kind, odd_sizes, specks
+from phnet_monai.data.borders import border_widths, without_borders
 
 
 def _disc(size: int = 64) -> np.ndarray:
@@ -85,7 +86,9 @@ def test_borders_are_one_coloured_bars() -> None:
     image[:, -30:] = 2
     image[-1] = 0  # one row of a hundred is no border
     assert border_widths(image) == {"top": 5, "right": 30}
+    assert without_borders(image).shape == (image.shape[0] - 5, image.shape[1] - 30)
     assert border_widths(np.zeros((5, 6), np.uint8)) == {}
+    assert without_borders(np.zeros((5, 6), np.uint8)).shape == (5, 6)
 
 
 @pytest.mark.parametrize(("values", "blank"), [([0, 0, 0], True), ([50, 51, 50], True), ([50, 60, 50], False)])

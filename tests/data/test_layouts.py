@@ -227,6 +227,41 @@ def test_a_coco_file_by_its_path_that_forgot_the_folders(tmp_path: Path) -> None
         read_folder(tmp_path / "in", file, drawn=tmp_path / "out")
 
 
+def test_a_coco_file_in_a_subfolder_speaks_of_its_neighbours(tmp_path: Path) -> None:
+    """As Roboflow exports: one file in each folder, with mere names."""
+    for name in ("1.png", "a/1.png", "b/1.png"):
+        _picture(tmp_path / "in" / name)
+    _coco(tmp_path / "in" / "a" / "_annotations.coco.json", {"1.png": [(0, 0, 2, 2)]})
+    records = {record.case_id: record for record in read_folder(tmp_path / "in", drawn=tmp_path / "out")}
+    assert [case for case, record in records.items() if record.masks] == ["a/1"]
+    _coco(tmp_path / "in" / "b" / "_annotations.coco.json", {"1.png": [(0, 0, 1, 1)]})
+    records = {record.case_id: record for record in read_folder(tmp_path / "in", drawn=tmp_path / "out")}
+    assert [int(read_mask(records[case].masks).sum()) for case in ("a/1", "b/1")] == [4, 1]
+    _coco(tmp_path / "in" / "a" / "_annotations.coco.json", {"1.png": [], "2.png": [(0, 0, 2, 2)]})
+    _picture(tmp_path / "in" / "b" / "2.png")
+    with pytest.raises(ValueError, match=r"1 masks have no image .*2\.png"):
+        read_folder(tmp_path / "in", drawn=tmp_path / "out")
+
+
+def test_only_the_ending_of_an_image_is_no_part_of_its_name(tmp_path: Path) -> None:
+    for name in ("1.2.png", "1.2.840.png"):
+        _picture(tmp_path / "in" / name)
+    _coco(tmp_path / "in" / "c.json", {"1.2.840": [(0, 0, 2, 2)]})
+    records = read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    assert [record.case_id for record in records if record.masks] == ["1.2.840"]
+
+
+def test_labelme_in_a_folder_of_its_own_that_speaks_of_another_image(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        _picture(tmp_path / "images" / f"{name}.png")
+    _labelme(tmp_path / "labels" / "x.json", (0, 0, 2, 2), image="..\\images\\y.png")
+    with pytest.raises(ValueError, match=r"x\.json lies beside x and says that it is of \.\./images/y\.png"):
+        read_folder(tmp_path / "images", tmp_path / "labels", drawn=tmp_path / "out")
+    (tmp_path / "images" / "x.png").rename(tmp_path / "images" / "z.png")  # then what it says counts
+    records = read_folder(tmp_path / "images", tmp_path / "labels", drawn=tmp_path / "out")
+    assert [record.case_id for record in records if record.masks] == ["y"]
+
+
 def test_only_the_given_masks_count(tmp_path: Path) -> None:
     _picture(tmp_path / "in" / "x.png")
     _labelme(tmp_path / "in" / "x.json", (0, 0, 2, 2))

@@ -50,6 +50,25 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+def _to_square(image: Image.Image) -> Image.Image:
+    square = Image.new("L", (max(image.size),) * 2)
+    square.paste(image, ((square.width - image.width) // 2, (square.height - image.height) // 2))
+    return square
+
+
+def _in_frame(share: float, grey: int = 0) -> Callable[[Image.Image], Image.Image]:
+    def pad(image: Image.Image) -> Image.Image:
+        across, down = round(share * image.width), round(share * image.height)
+        framed = Image.new("L", (image.width + 2 * across, image.height + 2 * down), grey)
+        framed.paste(image, (across, down))
+        return framed
+
+    return pad
+
+
+FRAMES = {"square": _to_square, "bars": _in_frame(0.1), "frame": _in_frame(0.15), "grey frame": _in_frame(0.12, 90)}
+
+
 @pytest.fixture(scope="module")
 def scans() -> list[Image.Image]:
     return [Image.fromarray(make_phantom((240, 320), seed=seed)[0]) for seed in range(12)]
@@ -77,6 +96,15 @@ def test_jpeg_copies_are_found(tmp_path: Path, scans: list[Image.Image]) -> None
 def test_different_phantoms_are_not_joined(tmp_path: Path) -> None:
     images = [Image.fromarray(make_phantom((200, 260), seed=100 + seed)[0]) for seed in range(60)]
     assert near_duplicate_groups(_saved(images, tmp_path), progress=False) == list(range(60))
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_padding_is_no_likeness(tmp_path: Path, scans: list[Image.Image], frame: str) -> None:
+    """Padded images agree in their borders, and were taken for one scan."""
+    padded = _saved([FRAMES[frame](scan) for scan in scans], tmp_path / "padded")
+    assert near_duplicate_groups(padded, progress=False) == list(range(len(scans)))
+    both = [*_saved(scans, tmp_path / "bare"), *padded]
+    assert near_duplicate_groups(both, progress=False) == [*range(len(scans)), *range(len(scans))]
 
 
 def test_images_without_structure_are_like_no_other(tmp_path: Path) -> None:

@@ -239,3 +239,25 @@ def test_real_busbra_keeps_patients_on_one_side(real: str, tmp_path: Path) -> No
     for part in ("labeled", "validation", "test"):
         share = np.mean([entry["class"] == "malignant" for entry in parts[part]])
         assert share == pytest.approx(116 / 389, abs=0.05)
+
+
+def test_masks_of_numbered_regions_and_all_lesion_are_warned_of(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "in", 12, size_range=(60, 90))
+    masks = sorted((tmp_path / "in" / "masks").iterdir())
+    numbered = np.zeros(np.asarray(Image.open(masks[0])).shape, np.uint8)
+    numbered[5:20, 5:20], numbered[5:20, 25:40], numbered[5:20, 45:60] = 1, 2, 3
+    Image.fromarray(numbered).save(masks[0])
+    Image.fromarray(np.full_like(np.asarray(Image.open(masks[1])), 255)).save(masks[1])
+    with pytest.warns(UserWarning, match="2 masks have more than two values, or are lesion all over"):
+        prepare_folder(tmp_path / "in", tmp_path / "out", labeled=2, progress=False)
+
+
+def test_a_group_of_many_images_is_warned_of(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "in", 30, size_range=(60, 90))
+    images = sorted((tmp_path / "in" / "images").iterdir())
+    for number, image in enumerate(images[1:12]):
+        Image.open(images[0]).point(lambda value, n=number: min(255, value + n)).save(image)
+    for mask in sorted((tmp_path / "in" / "masks").iterdir())[1:12]:
+        mask.unlink()
+    with pytest.warns(UserWarning, match="12 of 30 images count as one scan or patient"):
+        prepare_folder(tmp_path / "in", tmp_path / "out", labeled=2, progress=False)

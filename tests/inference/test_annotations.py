@@ -66,6 +66,14 @@ def test_points_count_from_the_outer_corner_of_the_first_pixel() -> None:
     assert ring.max(axis=0).tolist() == [25, 12]
 
 
+@pytest.mark.parametrize("radius", [2, 4, 8, 15, 30])
+def test_a_small_lesion_in_a_large_image_keeps_its_outline(radius: int) -> None:
+    y, x = np.mgrid[:1000, :1400]
+    mask = np.hypot(y - 500.3, 0.8 * (x - 700.6)) < radius
+    found = draw_mask(mask_shapes(mask), mask.shape)
+    assert (found & mask).sum() >= 0.95 * (found | mask).sum()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_simplified_outlines_stay_near_and_are_short(seed: int) -> None:
     mask = blob(seed, (600, 800))
@@ -138,6 +146,7 @@ def test_labelme_rectangle_circle_and_polygon(tmp_path: Path) -> None:
         labelme_shape("rectangle", [[5, 3], [15, 9]]),
         labelme_shape("rectangle", [[15, 9], [5, 3]]),
         labelme_shape("rectangle", corners),
+        labelme_shape("oriented_rectangle", corners),
         labelme_shape("polygon", corners),
         labelme_shape(None, corners),  # what old versions wrote
         labelme_shape("polygon", corners, label="malignant"),

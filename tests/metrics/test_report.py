@@ -36,6 +36,18 @@ def test_csv_round_trip(scores, tmp_path):
     assert read[2]["note"] == "no outline"
 
 
+@pytest.mark.parametrize("name", ["=1+1", "-b", "@c,d", "'=x", "'plain", "\udcff.png", "two\nlines"])
+def test_names_that_are_formulas_or_no_text_come_back(square, tmp_path, name):
+    result = SegmentationScores()
+    mask = square((30, 40), 4, 4, 7)
+    result.update(name, np.where(mask, 0.9, 0.2), mask, class_name=name)
+    write_scores(result, tmp_path)
+    [row] = read_per_image(tmp_path / "per_image.csv")
+    assert (row["case_id"], row["class"]) == (name, name)
+    with open(tmp_path / "per_image.csv", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        assert next(iter(csv.DictReader(stream)))["case_id"][0] not in "=+-@"
+
+
 def test_nan_is_an_empty_cell_and_null(scores, tmp_path):
     summary = write_scores(scores, tmp_path, bootstrap=100)
     with open(tmp_path / "per_image.csv", newline="", encoding="utf-8") as stream:
