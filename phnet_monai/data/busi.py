@@ -6,20 +6,17 @@ Al-Dhabyani et al., Dataset of breast ultrasound images, Data in Brief 28:104863
 
 from __future__ import annotations
 
-import re
 import warnings
 from os import PathLike
 from pathlib import Path
 
 from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.mask_names import MASK_STEM
 from phnet_monai.data.records import Record, natural_key, shorten
 
 FOLDER_NAME = "Dataset_BUSI_with_GT"
 LESION_CLASSES = ("benign", "malignant")
 NORMAL_CLASS = "normal"
-
-MASK_STEM = re.compile(r"^(?P<image>.+)_mask(_\d+)?$")
-"""Stem of a mask: that of its image and `_mask`, or `_mask_1` and so on."""
 
 
 def read_busi(source: str | PathLike[str], normals: bool = False) -> list[Record]:

@@ -14,6 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from phnet_monai.data.mask_names import without_masks
+
 IMAGE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """File name endings (lower case) that the layout readers take for images."""
 
@@ -289,10 +291,21 @@ def to_grey_image(image: Image.Image) -> Image.Image:
 def image_items(folder: str | PathLike[str]) -> list[dict[str, str]]:
     """`[{"image": path}]` of the pictures directly in `folder`, sorted: the data of `inference.json`.
 
+    Names that begin with a dot and masks of the pictures (`x_mask.png` beside `x.png`) are passed over.
+
     Raises:
         FileNotFoundError: no such folder, or no picture in it.
+        ValueError: two pictures of one stem, whose masks would have the same name.
     """
-    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    found = [file for file in Path(folder).glob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+    files, _ = without_masks(sorted(found), [file.stem for file in sorted(found)])
     if not files:
         raise FileNotFoundError(f"{folder}: no image found; expected a folder with {', '.join(IMAGE_SUFFIXES)} files")
+    stems: dict[str, Path] = {}
+    for file in files:
+        if (other := stems.setdefault(file.stem.casefold(), file)) != file:
+            raise ValueError(
+                f"{folder}: the masks of {other.name} and {file.name} would have the same name; rename one of them, or "
+                "use `phnet infer`, which keeps them apart"
+            )
     return [{"image": str(file)} for file in files]

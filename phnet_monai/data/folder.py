@@ -13,11 +13,9 @@ from pathlib import Path, PurePosixPath
 from phnet_monai.data.annotations import ANNOTATION_SUFFIX, Annotation, read_annotations
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.drawn_masks import draw_annotations
+from phnet_monai.data.mask_names import MASK_ENDINGS
 from phnet_monai.data.records import Record, natural_key, shorten
 from phnet_monai.files import files_below
-
-MASK_ENDINGS = ("", "_mask", "_seg", "_label")
-"""What may follow the image's stem in the name of its mask."""
 
 COCO_FILE, COCO_FOLDER = "annotations.json", "annotations"
 """Where COCO's outlines lie beside the folder `images/`."""

@@ -70,11 +70,12 @@ class Examiner:
 
     @torch.inference_mode()
     def _examine(self, images: Sequence[np.ndarray]) -> list[Examined]:
-        fitted = torch.stack([fit_image(image, self.size, self.pad_value) for image in images])
-        both = torch.cat([fitted, fitted.flip(-1)])
+        # fitted anew: mirrored in the padded square, an image may lie a column beside where the network would see it
+        both = torch.stack(
+            [fit_image(image, self.size, self.pad_value) for image in (*images, *(i[:, ::-1].copy() for i in images))]
+        )
         logits, embeddings = self._run(both.to(device=self.predictor.device, memory_format=self.predictor.layout))
-        straight, mirrored = lesion_probs(logits).cpu().chunk(2)
-        answers = torch.stack([straight, mirrored.flip(-1)], dim=1).numpy()
+        answers = torch.stack(lesion_probs(logits).cpu().chunk(2), dim=1).numpy()
         looks = F.normalize(torch.stack(embeddings.chunk(2)).mean(dim=0)).cpu().numpy()
         return [
             self._summary(of_image, look, image.shape)
@@ -92,8 +93,9 @@ class Examiner:
         return network(images), embeddings
 
     def _summary(self, answers: np.ndarray, embedding: np.ndarray, shape: tuple[int, ...]) -> Examined:
-        """From answers (2, S, S): padding is no part of the image."""
+        """From the answers (2, S, S) to the image and its mirror image: padding is no part of them."""
         rows, columns = fitted_size(shape[0], shape[1], self.size)
         top, left = (self.size - rows) // 2, (self.size - columns) // 2
         inside = answers[:, top : top + rows, left : left + columns]
+        inside = np.stack([inside[0], inside[1][:, ::-1]])
         return Examined(uncertainty(frame_grid(inside[0])), disagreement(inside), embedding)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phnet_monai.data.mask_names import without_masks
 from phnet_monai.data.scan import SCAN_ENDINGS, is_scan
-from phnet_monai.inference.mask_names import without_masks
 
 LONGEST_NAME = 240
 """Bytes of a result's name without its ending."""

@@ -209,7 +209,7 @@ class _Run:
         self.passed_over: dict[str, str] = {}
         self.failed_before: set[str] = set()
         self.unreadable: dict[str, str] = {}
-        self.masks = 0
+        self.masks = self.others = 0
         self.timing: dict[str, Any] = {}
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.concluded: FolderResult | None = None
@@ -276,12 +276,20 @@ class _Run:
     def conclude(self, *, report: bool) -> None:
         """Tables, report, run.json, and the summary on the terminal."""
         result = self.result()
+        settings = self.jobs[0].settings
+        self.others = sum(record["settings"] != settings for record in known_records(self.out).values())
         write_tables(self.out, self.jobs[0].settings)
         (self.out / REPORT_FILE).unlink(missing_ok=True)  # it would tell of an earlier run
         if report:
             write_html(result, self.jobs[0].settings, self.told)
         self.write_run_file(result, finished=result.pending == 0)
         self.concluded = result
+        if self.others:
+            print(
+                f"{self.others} results of another model or setting are left in {self.out}, and in neither tables nor "
+                "report; a run over their images with --overwrite replaces them",
+                file=sys.stderr,
+            )
         if not self.quiet:
             _tell(result)
 
@@ -320,6 +328,7 @@ class _Run:
             timing=timing,
             failed_earlier=list(self.failed_before & known),
             masks=self.masks,
+            others=self.others,
         )
 
 

@@ -123,6 +123,14 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        straight = self._answers(images)
+        if not self.flip:
+            return straight
+        # fitted anew: mirrored in the padded square, it may lie a column beside where the network would see it
+        mirrored = self._answers([image[:, ::-1].copy() for image in images])
+        return [(one + other[:, ::-1]) / 2 for one, other in zip(straight, mirrored, strict=True)]
+
+    def _answers(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         if self.size is None or self.pad_value is None:
             return [self._run(to_unit(image).unsqueeze(0))[0].clamp(0, 1).numpy() for image in images]
         fitted = torch.stack([fit_image(image, self.size, self.pad_value) for image in images])
@@ -130,11 +138,7 @@ class Predictor:
 
     def _run(self, images: Tensor) -> Tensor:
         """Probability of lesion (B, S, S) of network inputs (B, 1, S, S)."""
-        images = images.to(device=self.device, memory_format=self.layout)
-        probs = lesion_probs(self.network(images))
-        if self.flip:
-            probs = (probs + lesion_probs(self.network(images.flip(-1))).flip(-1)) / 2
-        return probs.cpu()
+        return lesion_probs(self.network(images.to(device=self.device, memory_format=self.layout))).cpu()
 
 
 def lesion_probs(logits: Tensor) -> Tensor:

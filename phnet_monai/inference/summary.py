@@ -100,6 +100,7 @@ def write_run_file(
     timing: dict[str, Any] | None = None,
     failed_earlier: Sequence[str] = (),
     masks: int = 0,
+    others: int = 0,
 ) -> None:
     """Write run.json: what was run on what, with which versions and settings, and the fate of each file.
 
@@ -108,6 +109,7 @@ def write_run_file(
         finished: False while the run goes on, and if it was cut short.
         failed_earlier: scans that failed, or held no image, when they were last tried, which was not in this run.
         masks: how many files of the input were passed over as masks of its images.
+        others: results in the folder that are of another model or setting.
     """
     content = {
         "input": source,
@@ -120,6 +122,7 @@ def write_run_file(
         "files": [record.as_dict() for record in result.files],
         "failed_earlier": sorted(failed_earlier) or None,
         "masks_passed_over": masks or None,
+        "results_of_other_settings": others or None,
     }
     write_json(result.out / RUN_FILE, {name: value for name, value in content.items() if value is not None})
 

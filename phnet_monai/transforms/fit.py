@@ -51,7 +51,9 @@ def unfit_batch(maps: Tensor, height: int, width: int) -> Tensor:
 
 def to_unit(image: np.ndarray | Tensor) -> Tensor:
     """Grey image (H, W), uint8 or float in [0, 1] -> float32 (1, H, W) in [0, 1]."""
-    tensor = torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
+    if isinstance(image, np.ndarray):  # a mirrored column counts as contiguous
+        image = image.copy() if min(image.strides, default=0) < 0 else np.ascontiguousarray(image)
+    tensor = torch.as_tensor(image)
     if tensor.ndim != 2:
         raise ValueError(f"expected a grey image (H, W), found shape {tuple(tensor.shape)}")
     unit = tensor.float().div(255) if tensor.dtype == torch.uint8 else tensor.float()

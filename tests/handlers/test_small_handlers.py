@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -79,6 +80,22 @@ def test_a_bad_path_ends_the_run_before_any_work(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         LoadWeights(torch.nn.Linear(2, 2), tmp_path / "broken.pt")
+
+
+def test_an_evaluation_at_another_input_than_the_training_is_refused(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    info = {"input": {"size": 96, "pad_value": 0.33}}
+    torch.save({"student": network.state_dict(), "info": info}, tmp_path / "x.pt")
+    torch.save(network.state_dict(), tmp_path / "plain.pt")  # tells nothing
+    for path, size, pad_value, message in (
+        ("x.pt", 96, 0.33, None),
+        ("plain.pt", 160, 0.33, None),
+        ("x.pt", 160, 0.33, r"x\.pt: was trained with size 96, this evaluation has 160; set size to 96"),
+        ("x.pt", 96, 0.0, r"x\.pt: was trained with pad_value 0.33"),
+    ):
+        handler = LoadWeights(network, tmp_path / path, "teacher")
+        with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            LesionEvaluator("cpu", [[]], network, size=size, pad_value=pad_value, val_handlers=[handler])
 
 
 # WriteScores

@@ -329,13 +329,17 @@ def test_a_changed_image_is_done_again(source: Path, tmp_path: Path, predictor: 
 
 
 def test_a_part_done_again_with_another_model_makes_the_rest_unfinished(
-    source: Path, tmp_path: Path, predictor: Predictor
+    source: Path, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "o"
     infer_folder(source, out, predictor, quiet=True)
     predictor.settings["model_sha256"] = "another"
     infer_folder(source / "a.png", out, predictor, overwrite=True, quiet=True)
+    assert f"3 results of another model or setting are left in {out}" in capsys.readouterr().err
+    assert json.loads((out / RUN_FILE).read_text())["results_of_other_settings"] == 3
     result = infer_folder(source, out, predictor, quiet=True)
+    assert "another model or setting" not in capsys.readouterr().err
+    assert "results_of_other_settings" not in json.loads((out / RUN_FILE).read_text())
     assert {entry.image: entry.status for entry in result.files} == {
         "a.png": "skipped",
         "dark.png": "done",

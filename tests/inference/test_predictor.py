@@ -103,6 +103,21 @@ def test_flip_is_the_mean_of_both_answers() -> None:
     assert both.std() < 1e-6 < plain.std()
 
 
+@pytest.mark.parametrize("size", [(97, 64), (96, 65), (120, 80), (300, 41), (5, 1)])
+def test_the_mirror_image_is_seen_as_an_image_of_its_own(size: tuple[int, int]) -> None:
+    """With an odd remainder of padding it lies a column beside the mirrored square."""
+
+    class Sided(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ramp = torch.linspace(-1, 1, x.shape[-1]).expand_as(x)
+            return torch.cat([torch.zeros_like(x), 8 * (x - 0.5) + ramp], dim=1)
+
+    image = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    straight, flipped = (Predictor(Sided(), size=48, pad_value=0.3, flip=flip) for flip in (False, True))
+    one, other = straight.predict([image])[0], straight.predict([image[:, ::-1]])[0]
+    np.testing.assert_allclose(flipped.predict([image])[0], (one + other[:, ::-1]) / 2, atol=1e-6)
+
+
 def test_a_function_is_a_network_too() -> None:
     """Other runtimes are no modules."""
 

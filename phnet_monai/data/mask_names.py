@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from phnet_monai.data.busi import MASK_STEM
-from phnet_monai.data.folder import MASK_ENDINGS
+MASK_STEM = re.compile(r"^(?P<image>.+)_mask(_\d+)?$")
+"""Stem of a mask beside its image, as in BUSI: that of the image and `_mask`, or `_mask_1` and so on."""
+
+MASK_ENDINGS = ("", "_mask", "_seg", "_label")
+"""What may follow the image's stem in the name of its mask in another folder."""
 
 IMAGES, MASKS = "images", "masks"
 """Names of the folders that `phnet prepare folder` reads side by side."""

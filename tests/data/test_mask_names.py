@@ -1,4 +1,4 @@
-"""`phnet_monai.inference.mask_names`."""
+"""`phnet_monai.data.mask_names`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from phnet_monai.data.decode import image_items
+from phnet_monai.data.mask_names import without_masks
 from phnet_monai.inference.files import find_scans, stem
-from phnet_monai.inference.mask_names import without_masks
 
 
 def split(*names: str) -> tuple[list[str], list[str]]:
@@ -64,3 +65,12 @@ def test_folder_pattern_and_file(tmp_path: Path) -> None:
     # what is asked for by itself is wanted
     assert find_scans(tmp_path / "x_mask.png").scans == [Path("x_mask.png")]
     assert find_scans(tmp_path / "*_mask.png").scans == [Path("x_mask.png")]
+
+
+def test_pictures_of_inference_json(tmp_path: Path) -> None:
+    for name in ("b.png", "b_mask.png", "a.jpg", ".hidden.png", "._b.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [Path(item["image"]).name for item in image_items(tmp_path)] == ["a.jpg", "b.png"]
+    (tmp_path / "A.png").touch()
+    with pytest.raises(ValueError, match=r"the masks of A\.png and a\.jpg would have the same name"):
+        image_items(tmp_path)
