@@ -63,7 +63,7 @@ class SemiSupervisedTrainer(Trainer):
 
     Several processes that have joined (`phnet_monai.distributed.start_processes`) train one student: each sees batches
     of its own, `DistributedDataParallel` averages the gradients, BN statistics are averaged after each step.
-    Cross-entropy is divided by the pixels of all processes; other terms are means over processes.
+    Cross-entropy of its own views is divided by the pixels of all processes; terms of handlers are means over them.
 
     SIGTERM and Ctrl-C wait for the end of a step; then `SemiSupervisedEvents.INTERRUPTED` is fired, at which
     `SaveCheckpoints` saves, and the signal has its way (`Interruption`).

@@ -213,11 +213,11 @@ class AdaptivePatchAugmentation:
     def _log(step: Step, valid: Tensor) -> None:
         plan, view = step.patches, step.views[UNLABELED]
         assert plan is not None
-        pixels = valid.sum().clamp(min=1)
+        pixels, inside = valid.sum().clamp(min=1), patch_all(valid, plan.hardness.shape[-1])
         if plan.second_label is not None:
             step.scalars["pseudo_label_agreement"] = ((plan.pseudo_label == plan.second_label) & valid).sum() / pixels
         step.scalars.update(
-            hardness=plan.hardness.mean(),
+            hardness=(plan.hardness * inside).sum() / inside.sum().clamp(min=1),
             shielded_share=plan.shielded.float().mean(),
             kept_patches=plan.keep_mask.float().mean(),
             confident_pixels=(view.weight * valid).sum() / pixels,

@@ -94,6 +94,7 @@ class SaveCheckpoints:
             self.info["ensemble"] = dict(teacher.arguments)
         # whose scores the validation shows: the teacher's, if there is one and the config does not say otherwise
         self.evaluated = "student" if getattr(evaluator, "network", teacher) in (None, student) else "teacher"
+        self.info["evaluated"] = self.evaluated
         self.best_score, self.best_epoch = -math.inf, 0
         self.last_score: float | None = None
         self._saved: int | None = None  # the iteration of `last.pt`

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from phnet_monai.data.loaders import EpochSampler, WeakViewDataset
 from phnet_monai.engines.step import UNLABELED, Step, View
 from phnet_monai.engines.trainer import NonFiniteLossError, SemiSupervisedTrainer
-from phnet_monai.handlers.pdf_unet import PseudoMaskGenerator
+from phnet_monai.handlers.pdf_unet import PseudoMaskGenerator, check_labeler
 from phnet_monai.networks.dcgan import DCGANDiscriminator, DCGANGenerator, initialise_dcgan
 from phnet_monai.transforms import WeakView
 
@@ -236,6 +236,7 @@ class DataExpansion(PseudoMaskGenerator):
         if UNLABELED not in step.views:
             return
         weak = step.views[UNLABELED]
+        check_labeler(engine.teacher, weak.image)
         image = self.synthesise(len(weak.image), weak.image.shape[-2:], engine.generator)
         image = image.contiguous(memory_format=engine.format)
         target = engine.teacher_probabilities(image).argmax(dim=1)

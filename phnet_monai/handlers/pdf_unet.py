@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
-from torch import nn
+from torch import Tensor, nn
 
 from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
@@ -29,8 +29,23 @@ def load_labeler(path: str | Path | None, which: str = "teacher") -> nn.Module:
             "labeler_init is null, but this method needs a trained network that labels the unlabeled images; set it to "
             "a checkpoint of labeled-only training, e.g. the best.pt of `phnet train --method warm_start`"
         )
-    network, _ = load_checkpoint(path, which=which)
+    network, info = load_checkpoint(path, which=which)
+    network.trained_size = info["input"]["size"]  # type: ignore[assignment]
     return network.requires_grad_(False)
+
+
+def check_labeler(labeler: nn.Module | None, image: Tensor) -> None:
+    """Refuse images of another size than a labeler of `load_labeler` was trained with: its masks would be worse.
+
+    Raises:
+        ValueError.
+    """
+    size = getattr(labeler, "trained_size", None)
+    if size is not None and image.shape[-1] != size:
+        raise ValueError(
+            f"labeler_init was trained at {size} x {size} pixels, this training has {image.shape[-1]} x "
+            f"{image.shape[-1]}; give a labeler of this profile and size"
+        )
 
 
 class PseudoMaskGenerator:
@@ -59,6 +74,7 @@ class PseudoMaskGenerator:
     def prepare(self, engine: SemiSupervisedTrainer) -> None:
         views = engine.state.step.views
         if UNLABELED in views:
+            check_labeler(engine.teacher, views[UNLABELED].image)
             views[UNLABELED] = replace(views[UNLABELED], loss_weight=0.0)
 
     def add_loss(self, engine: SemiSupervisedTrainer) -> None:

@@ -93,10 +93,15 @@ def _check_archive(path: Path) -> None:
 
 
 def network_weights(checkpoint: dict[str, Any], path: str | Path, which: str = "teacher") -> dict[str, torch.Tensor]:
-    """Weights of `which` (`teacher` or `student`) in a checkpoint; the student's, where no teacher was trained."""
+    """Weights of `which` in a checkpoint: `student`, or `teacher`, the network that the training evaluated.
+
+    That is the student where there was no teacher, and where the training evaluated it all the same (native BCP).
+    """
     if which not in ("teacher", "student"):
         raise ValueError(f"which is {which!r}, expected 'teacher' or 'student'")
-    weights = checkpoint.get(which)
+    info = checkpoint.get("info")
+    evaluated = info.get("evaluated") if isinstance(info, dict) else None
+    weights = checkpoint.get("student" if evaluated == "student" else which)
     if weights is None:
         weights = checkpoint if _is_state_dict(checkpoint) else checkpoint.get("student")  # plain, as bundles ship them
     if not _is_state_dict(weights):

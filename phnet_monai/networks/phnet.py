@@ -241,6 +241,8 @@ def make_second_student(student: PHNet, seed: int) -> PHNet:
         torch.default_generator.manual_seed(seed + 1_000_003)
         second = type(student)(**{**student.arguments, "embedding_size": None})
     copy_encoder(student, second)
+    if any(isinstance(layer, nn.SyncBatchNorm) for layer in student.modules()):
+        with_sync_batch_norm(second)  # its layers are replaced in place
     return second
 
 

@@ -395,7 +395,7 @@ def test_what_is_logged():
     valid = view.valid
     assert scalars == pytest.approx(
         {
-            "hardness": float(plan.hardness.mean()),
+            "hardness": float(plan.hardness[patch_all(valid, GRID)].mean()),
             "shielded_share": 4 / 16,
             "kept_patches": float(plan.keep_mask.float().mean()),
             "confident_pixels": float(view.weight[valid].mean()),

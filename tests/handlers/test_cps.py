@@ -159,6 +159,21 @@ def test_second_student_shares_the_encoders_weights_but_nothing_else(tiny):
     assert all(parameter.requires_grad for parameter in second.parameters())
 
 
+def test_second_student_has_the_statistics_of_the_first(tiny):
+    """Those of all processes, where `sync_bn` is set."""
+    from phnet_monai.networks import with_sync_batch_norm
+
+    def kinds(network):
+        return {type(layer) for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)}
+
+    student = tiny.build().student
+    plain = make_second_student(student, 3)
+    synchronised = make_second_student(with_sync_batch_norm(student), 3)
+    assert kinds(plain) == {torch.nn.BatchNorm2d}
+    assert kinds(synchronised) == {torch.nn.SyncBatchNorm}
+    assert tiny.equal(plain.state_dict(), synchronised.state_dict())
+
+
 def test_second_student_is_drawn_from_its_seed_alone(tiny):
     from phnet_monai.networks import PHNet
 

@@ -82,6 +82,17 @@ def test_the_frozen_labeler_labels_the_weak_views(tiny, labeler_path):
     assert tiny.equal(tiny.weights(labeler), before)
 
 
+def test_a_labeler_of_another_size_is_refused_at_the_first_step(tiny, labeler_path):
+    content = torch.load(labeler_path, weights_only=True)
+    size = content["info"]["input"]["size"]
+    content["info"]["input"]["size"] = size // 2
+    torch.save(content, labeler_path)
+    run = tiny.build(apa=False, hpc=False, teacher=load_labeler(labeler_path), train_handlers=[])
+    PseudoMaskGenerator().attach(run.trainer)
+    with pytest.raises(ValueError, match=f"labeler_init was trained at {size // 2} x .*, this training has {size} x"):
+        run.trainer.run()
+
+
 def test_the_labeler_is_the_checkpoints_teacher_and_frozen(tiny, labeler_path):
     labeler = load_labeler(labeler_path)
     saved = torch.load(labeler_path, weights_only=True)

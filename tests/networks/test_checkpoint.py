@@ -40,6 +40,17 @@ def test_a_checkpoint_rebuilds_the_network(checkpoint, tiny, which, seed):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("evaluated", "seed"), [("student", 1), ("teacher", 2)])
+def test_the_network_that_the_training_evaluated_is_taken(checkpoint, tiny, evaluated, seed):
+    """Native BCP chooses by its student's scores, and has a teacher."""
+    content = read_checkpoint(checkpoint)
+    content["info"]["evaluated"] = evaluated
+    torch.save(content, checkpoint)
+    expected = tiny(seed, **({"embedding_size": None} if seed == 2 else {})).eval()(image())
+    assert torch.equal(load_checkpoint(checkpoint)[0](image()), expected)
+
+
+@torch.no_grad()
 def test_without_a_teacher_the_student_is_taken(checkpoint, tiny):
     content = read_checkpoint(checkpoint)
     del content["teacher"]
