@@ -26,14 +26,14 @@ class Storage:
         compressed_at: where in the file the compressed frames begin; None where they are not compressed.
         plugin: which of pydicom's decoders reads them; empty: none is needed.
         lossy_colour: of lossy JPEG frames in colour the photometric interpretation, else empty.
-        packed: pixels share bytes (uncompressed YBR_FULL_422, one bit).
+        packed: what shares bytes where nothing is compressed: "pixels" (YBR_FULL_422), "bits", or nothing (empty).
     """
 
     shape: tuple[int, int, int]
     compressed_at: int | None
     plugin: str
     lossy_colour: str
-    packed: bool
+    packed: str
 
 
 def storage_of(path: Path, header: Any, syntax: Any, pixels_at: int) -> Storage:
@@ -60,7 +60,7 @@ def storage_of(path: Path, header: Any, syntax: Any, pixels_at: int) -> Storage:
         pixels_at if plugin else None,
         plugin,
         kind if plugin and bits <= 8 and syntax in _LOSSY_JPEG and header.SamplesPerPixel == 3 else "",
-        not plugin and (kind == "YBR_FULL_422" or int(header.BitsAllocated) == 1),
+        "" if plugin else "pixels" if kind == "YBR_FULL_422" else "bits" if int(header.BitsAllocated) == 1 else "",
     )
 
 
@@ -120,8 +120,10 @@ def decoded_frames(path: Path, stream: BinaryIO, storage: Storage) -> Iterator[n
     if storage.lossy_colour and storage.compressed_at is not None:
         stream.seek(storage.compressed_at)
         return colour_frames(generate_frames(stream, number_of_frames=count), storage.lossy_colour)
-    if storage.packed and count > 1:  # pydicom's iterator loses its place in them
+    if storage.packed == "pixels" and count > 1:  # pydicom's iterator loses its place in them
         return (pixel_array(path, index=index) for index in range(count))
+    if storage.packed == "bits" and count > 1:  # frames may begin within a byte: all at once, as large as the result
+        return iter(pixel_array(path))
     stream.seek(0)
     return iter_pixels(stream, decoding_plugin=storage.plugin, **(INTERLEAVED if storage.plugin else {}))
 
