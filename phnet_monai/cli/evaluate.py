@@ -31,7 +31,7 @@ def evaluate(
         datalist: the JSON file written by `phnet prepare`, or its folder
         out: folder for the scores
         part: which images; unlabeled ones are scored against their hidden masks
-        which: the averaged network (teacher) or the trained one (student)
+        which: the network that the training evaluated (teacher) or the trained one (student)
         batch_size: images per forward pass
         device: auto, cpu, cuda, cuda:1, ...
         report: also write OUT/report.html, every image with both outlines, worst Dice first

@@ -25,7 +25,7 @@ def export(
         model: checkpoint of `phnet train`, plain weights, or bundle folder
         out: the new file
         to: torchscript (.ts), onnx (.onnx) or safetensors (.safetensors); by default what the ending of OUT says
-        which: the averaged network (teacher) or the trained one (student)
+        which: the network that the training evaluated (teacher) or the trained one (student)
         size: side of the input in pixels; that of the training where not given
         check: picture, DICOM or NIfTI file to compare on, or a folder, of which 64 are taken; phantoms where not given
         overwrite: replace OUT

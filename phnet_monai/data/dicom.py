@@ -146,7 +146,7 @@ def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
     try:
         with quiet_pydicom():
             header, storage = _read_header(path, stream)
-            own = of_frames(header, storage.shape[0])
+            own = of_frames(path, header, storage.shape[0])
             return _Layout(storage, grey_of_frames(path, header, own), pixel_spacing(header))
     except DecodeError:
         raise

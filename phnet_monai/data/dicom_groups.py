@@ -6,7 +6,10 @@ Other objects say it once, at the top of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from phnet_monai.data.decode import DecodeError
 
 _GROUPS = {
     "PixelMeasuresSequence": ("PixelSpacing",),
@@ -25,17 +28,25 @@ def lift_shared(header: Any) -> None:
             header.add(element)
 
 
-def of_frames(header: Any, count: int) -> list[Elements]:
+def of_frames(path: Path, header: Any, count: int) -> list[Elements]:
     """What holds for each frame alone, in order; where that is the same for all, it is lifted and nothing is left.
 
+    Args:
+        path: for messages.
+
     Raises:
-        ValueError: there are more or fewer groups than frames, and they hold something.
+        DecodeError: there are more or fewer groups than frames, and they tell how values become grey.
     """
     frames: list[Elements] = [_elements(group) for group in header.get("PerFrameFunctionalGroupsSequence") or []]
     if not any(frames):
         return []
     if len(frames) != count:
-        raise ValueError(f"{len(frames)} functional groups for {count} frames")
+        if header.SamplesPerPixel == 1 and any(frame.keys() - {"PixelSpacing"} for frame in frames):
+            raise DecodeError(
+                f"{path} has {len(frames)} functional groups, which tell how values become grey, for {count} frames. "
+                "Export it again."
+            )
+        return []
     if all(_values(frame) == _values(frames[0]) for frame in frames):
         for element in frames[0].values():
             header.add(element)

@@ -183,8 +183,8 @@ def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str
         folder = source if source.is_dir() else source.parent
         own_name = file.relative_to(folder).with_suffix("").as_posix()
         for entry in entries:
-            names = _names(entry, own_name)
-            told = _case_below(images, file.parent / entry.image) if entry.image else None
+            names = _names(entry, own_name, cases)
+            told = _case_below(images, file.parent / entry.image, cases) if entry.image else None
             owners = [case for name in (*names, told) if name and (case := _owner(name, cases)) is not None]
             others = {name for name in (names[-2], told) if name in cases} - set(owners[:1])
             if others and not entry.of_many:
@@ -194,7 +194,7 @@ def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str
                 continue
             # without a folder of its own, and only then, may a name be that of an image in any folder
             written = names[-1]
-            bare = posixpath.dirname(written) in ("", images.name) and "/" not in own_name
+            bare = posixpath.dirname(written) in ("", images.name) and (entry.of_many or "/" not in own_name)
             owner = owners[0] if owners else short.get(posixpath.basename(written)) if bare else None
             if owner is None:
                 found.orphans.append(entry.image or file.name)
@@ -203,32 +203,34 @@ def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str
                 found.files[owner].append(file.name)
 
 
-def _names(entry: Annotation, own_name: str) -> tuple[str, ...]:
+def _names(entry: Annotation, own_name: str, cases: set[str]) -> tuple[str, ...]:
     """What the image of an annotation may be called, likeliest first; the last two are the name that is written in it,
     beside the annotation's file and below the folder of images.
 
     Args:
         own_name: of the annotation's file, below its folder and without ending.
     """
-    written = _case_of(entry.image) if entry.image else ""
+    written = _case_of(entry.image, cases) if entry.image else ""
     folder = posixpath.dirname(own_name)
+    among_images = folder and any(posixpath.dirname(case) == folder for case in cases)
     beside = posixpath.normpath(posixpath.join(folder, written)) if written else ""
     if not entry.of_many:
         return own_name, beside, written
-    # of a file in a subfolder a mere name is that of an image in the same one
-    return (beside, written if "/" in written or not folder else beside)
+    # of a file beside images a mere name is that of one of them
+    return (beside, written if "/" in written or not among_images else beside)
 
 
-def _case_of(name: str) -> str:
-    """Name of an image, with folders, without the ending that makes it one."""
+def _case_of(name: str, cases: set[str]) -> str:
+    """Name of an image, with folders, without its ending; what is behind a point may be a part of the name."""
     path = PurePosixPath(name)
-    return path.with_suffix("").as_posix() if path.suffix.lower() in IMAGE_SUFFIXES else path.as_posix()
+    whole = path.suffix.lower() not in IMAGE_SUFFIXES and any(case.endswith(path.name) for case in cases)
+    return path.as_posix() if whole else path.with_suffix("").as_posix()
 
 
-def _case_below(images: Path, file: Path) -> str | None:
+def _case_below(images: Path, file: Path, cases: set[str]) -> str | None:
     """The case of a file below `images`, which it may reach by another way (`labels/../images/x.png`)."""
     place, root = os.path.normpath(file.absolute()), os.path.normpath(images.absolute())
-    return _case_of(Path(place).relative_to(root).as_posix()) if Path(place).is_relative_to(root) else None
+    return _case_of(Path(place).relative_to(root).as_posix(), cases) if Path(place).is_relative_to(root) else None
 
 
 def _annotation_files(source: Path) -> Iterator[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from phnet_monai.engines.config_check import ConfigError
+from phnet_monai.networks import PHNet
 from phnet_monai.networks.description import NETWORK_TARGETS
 from phnet_monai.shipped import bundle_folder
 
@@ -31,10 +33,14 @@ def check_init(init: str | Path, checkpoint: Mapping[str, Any], network_def: Any
         return
     if network_def.get("_target_") not in NETWORK_TARGETS:
         return
-    differing = [part for part in PARTS if part in known and known[part] != network_def.get(part)]
+    usual = {part: inspect.signature(PHNet).parameters[part].default for part in PARTS}
+    wanted = {part: network_def.get(part, usual[part]) for part in PARTS}
+    # references and expressions are compared by the shapes of the weights, too
+    plain = [part for part in PARTS if not str(wanted[part]).startswith(("@", "$", "%"))]
+    differing = [part for part in plain if part in known and known[part] != wanted[part]]
     if not differing:
         return
-    found, expected = (" and ".join(f"{part} {of.get(part)}" for part in differing) for of in (known, network_def))
+    found, expected = (" and ".join(f"{part} {of[part]}" for part in differing) for of in (known, wanted))
     fitting = _fitting_profile(known)
     advice = f"Train with --profile {fitting}" if fitting else "Train with the profile and network of that checkpoint"
     raise ConfigError(

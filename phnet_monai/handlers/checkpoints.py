@@ -316,7 +316,8 @@ def _whole(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if lacking:
         raise CheckpointError(f"{path}: lacks {', '.join(lacking)} of the training state: it was changed or damaged")
     networks = ("student", "teacher") if "teacher" in content else ("student",)
-    states = {which: network_weights(content, path, which) for which in networks}
+    # each by its own name, whichever of them the training evaluated
+    states = {which: network_weights({which: content.get(which)}, path, which) for which in networks}
     if (name := nonfinite({**states, **state["handlers"]})) is not None:
         raise CheckpointError(f"{path}: its weights are not finite ({name})")
     return content

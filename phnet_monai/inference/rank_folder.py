@@ -195,5 +195,7 @@ def _told(result: RankResult, pool: Pool, *, quiet: bool) -> RankResult:
             parts.append(f"{pool.passed_over} left out (outlined, or for validation and test)")
         if pool.unread:
             parts.append(f"{pool.unread} are no pictures (NIfTI, DICOM) and were left out")
+        if pool.masks:
+            parts.append(f"{pool.masks} masks of pictures passed over")
         print("; ".join([*parts, f"results in {result.out}"]))
     return result

@@ -25,6 +25,7 @@ class Pool:
         outlined: pictures that somebody has outlined; the name is the whole path.
         passed_over: how many files of the input are outlined, or in a validation or test part.
         unread: how many files of the input are no pictures (NIfTI, DICOM), which annotation tools do not open.
+        masks: how many files of the input are masks of pictures by their names.
         unreadable: (name, reason) of subfolders that may not be looked into.
     """
 
@@ -32,6 +33,7 @@ class Pool:
     outlined: dict[str, Path] = field(default_factory=dict)
     passed_over: int = 0
     unread: int = 0
+    masks: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -63,6 +65,7 @@ def find_pool(source: str | Path, out: str | Path, labeled: str | Path | None = 
         {str(path): path for path in outlined},
         passed_over=len(pictures) - len(candidates),
         unread=len(found.scans) - len(pictures),
+        masks=len(found.masks),
         unreadable=[(place.as_posix(), reason) for place, reason in found.unreadable.items()],
     )
 
@@ -78,7 +81,7 @@ def _labeled(labeled: Path) -> tuple[list[Path], set[Path]]:
             raise FileNotFoundError(
                 f"{labeled} holds no picture and no {FILE_NAME}; give outlined images or a datalist"
             )
-        return outlined, {real_path(path) for path in outlined}
+        return outlined, {real_path(path) for path in (*outlined, *(found.folder / mask for mask in found.masks))}
     if not labeled.exists():
         raise FileNotFoundError(f"{labeled}: no such datalist or folder of outlined images")
     parts = load_datalist(labeled)

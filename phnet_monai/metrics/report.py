@@ -69,7 +69,7 @@ def _parsed(key: str, cell: str) -> Any:
     try:
         return float(cell)
     except ValueError:
-        return cell
+        return without_csv_mark(cell)
 
 
 def _csv_text(rows: list[Row]) -> str:

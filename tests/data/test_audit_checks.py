@@ -88,7 +88,9 @@ def test_borders_are_one_coloured_bars() -> None:
     assert border_widths(image) == {"top": 5, "right": 30}
     assert without_borders(image).shape == (image.shape[0] - 5, image.shape[1] - 30)
     assert border_widths(np.zeros((5, 6), np.uint8)) == {}
-    assert without_borders(np.zeros((5, 6), np.uint8)).shape == (5, 6)
+    for flat in (np.zeros((5, 6), np.uint8), np.arange(6, dtype=np.uint8)[None] * np.ones((5, 1), np.uint8)):
+        assert without_borders(flat).shape == flat.shape  # a ramp, whose columns are flat
+        assert border_widths(flat) == {}
 
 
 @pytest.mark.parametrize(("values", "blank"), [([0, 0, 0], True), ([50, 51, 50], True), ([50, 60, 50], False)])

@@ -243,6 +243,15 @@ def test_a_coco_file_in_a_subfolder_speaks_of_its_neighbours(tmp_path: Path) -> 
         read_folder(tmp_path / "in", drawn=tmp_path / "out")
 
 
+@pytest.mark.parametrize("place", ["annotations/instances.json", "annotations/train/instances.json", "labels/c.json"])
+def test_a_coco_file_in_a_folder_without_images_may_name_any(tmp_path: Path, place: str) -> None:
+    for name in ("a/x.png", "b/y.png"):
+        _picture(tmp_path / "in" / name)
+    _coco(tmp_path / "in" / place, {"y.png": [(0, 0, 2, 2)], "x.dcm": [(0, 0, 1, 1)]})  # one was converted
+    records = read_folder(tmp_path / "in", drawn=tmp_path / "out")
+    assert [int(read_mask(record.masks).sum()) for record in records] == [1, 4]
+
+
 def test_only_the_ending_of_an_image_is_no_part_of_its_name(tmp_path: Path) -> None:
     for name in ("1.2.png", "1.2.840.png"):
         _picture(tmp_path / "in" / name)

@@ -66,7 +66,21 @@ def _in_frame(share: float, grey: int = 0) -> Callable[[Image.Image], Image.Imag
     return pad
 
 
-FRAMES = {"square": _to_square, "bars": _in_frame(0.1), "frame": _in_frame(0.15), "grey frame": _in_frame(0.12, 90)}
+def _with_text(image: Image.Image) -> Image.Image:
+    """A screen: a bar above the scan with a line of text."""
+    screen = Image.new("L", (image.width, image.height + 100))
+    screen.paste(image, (0, 100))
+    ImageDraw.Draw(screen).text((10, 40), "PATIENT 12 LEFT", fill=255)
+    return screen
+
+
+FRAMES = {
+    "text": _with_text,
+    "square": _to_square,
+    "bars": _in_frame(0.1),
+    "frame": _in_frame(0.15),
+    "grey frame": _in_frame(0.12, 90),
+}
 
 
 @pytest.fixture(scope="module")

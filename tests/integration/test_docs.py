@@ -225,7 +225,8 @@ def reader(
         "bundles/breast_ultrasound_phnet_segmentation": lambda target: shutil.copytree(ROOT / "bundle", target),
         "bundle": lambda target: shutil.copytree(ROOT / "bundle", target),
         "docs/results/busi_2/starts": lambda target: target.mkdir(parents=True),
-        "docs/results/plus_choice/matrix.json": kept_matrix,
+        "docs/results/plus_choice/matrix.json": kept_matrix("plus_choice"),
+        "docs/results/busbra/matrix.json": kept_matrix("busbra"),
     }
     monkeypatch.setenv("BUNDLE", str(ROOT / "bundle"))
     monkeypatch.chdir(tmp_path)
@@ -233,9 +234,12 @@ def reader(
     return Reader(tmp_path, names, monkeypatch, capsys)
 
 
-def kept_matrix(target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "docs" / "results" / "plus_choice" / "matrix.json", target)
+def kept_matrix(folder: str) -> Callable[[Path], object]:
+    def copy(target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "docs" / "results" / folder / "matrix.json", target)
+
+    return copy
 
 
 def as_busi(phantoms: Path, target: Path) -> None:

@@ -40,10 +40,10 @@ def test_csv_round_trip(scores, tmp_path):
 def test_names_that_are_formulas_or_no_text_come_back(square, tmp_path, name):
     result = SegmentationScores()
     mask = square((30, 40), 4, 4, 7)
-    result.update(name, np.where(mask, 0.9, 0.2), mask, class_name=name)
+    result.update(name, np.where(mask, 0.9, 0.2), mask, class_name=name, note=name)
     write_scores(result, tmp_path)
     [row] = read_per_image(tmp_path / "per_image.csv")
-    assert (row["case_id"], row["class"]) == (name, name)
+    assert (row["case_id"], row["class"], row["note"]) == (name, name, name)
     with open(tmp_path / "per_image.csv", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         assert next(iter(csv.DictReader(stream)))["case_id"][0] not in "=+-@"
 

@@ -10,6 +10,8 @@ import pytest
 
 from phnet_monai.cli.arguments import bind, signature_of
 from phnet_monai.cli.main import COMMANDS, main
+from phnet_monai.engines.config_check import ConfigError
+from phnet_monai.engines.init_check import check_init
 from phnet_monai.engines.run import compose, training_overlays
 from phnet_monai.extras import MissingExtraError, extra_module
 from phnet_monai.shipped import bundle_folder
@@ -206,6 +208,21 @@ def test_a_start_from_another_network_is_refused_before_any_work(
     assert outcome.code == 2
     assert reason in outcome.line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"encoder": "tu-tf_efficientnet_lite0"},
+        {"encoder": "@enc", "decoder": "deeplabv3plus"},
+        {"encoder": "$'tu-tf_efficientnet_lite0'", "decoder": "deeplabv3plus"},
+    ],
+)
+def test_a_network_that_is_told_in_another_way_is_no_other_network(network: dict[str, str]) -> None:
+    checkpoint = {"info": {"network": {"encoder": "tu-tf_efficientnet_lite0", "decoder": "deeplabv3plus"}}}
+    check_init("x.pt", checkpoint, {"_target_": "phnet_monai.networks.PHNet", **network})
+    with pytest.raises(ConfigError, match=r"x\.pt: is a network with decoder deeplabv3plus, this training's has"):
+        check_init("x.pt", checkpoint, {"_target_": "phnet_monai.networks.PHNet", **network, "decoder": "unet"})
 
 
 def test_an_unknown_score_ends_the_first_epoch(phnet: Any, datalist: Path, tmp_path: Path) -> None:
