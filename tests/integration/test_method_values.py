@@ -52,13 +52,14 @@ ELSEWHERE: dict[str, dict[str, Any]] = {
 
 NATIVE: dict[str, dict[str, Any]] = {
     "augseg": {"rate": 1e-3, "max_epochs": 80, "pretrain_epochs": 0, "batch_size": 16, "ema#decay": 0.999},
-    "bcp": {"rate": 0.01, "scheduler#power": 0.0, "batch_size": 12, "ema#decay": 0.99},
+    "bcp": {"rate": 0.01, "scheduler#power": 0.0, "batch_size": 12, "ema#decay": 0.99}
+    | {"max_epochs": 60, "epoch_length": 500, "pretrain_epochs": 0},
     "cps": {"rate": 0.0025, "batch_size": 8, "max_epochs": 34, "pretrain_epochs": 0},  # 0.005 at 16, linear
     "imas": {"rate": 1e-3, "max_epochs": 80, "pretrain_epochs": 0, "ema#decay": 0.996},
     "mean_teacher": {"rate": 0.01, "ema#decay": 0.99},
     "pdf_unet": {"method_handler#gan_epochs": 300, "network_def#unet_features": [32, 64, 128, 256, 512]},
     "ps_mt": {"rate": 0.0025, "batch_size": 8, "max_epochs": 80, "pretrain_epochs": 5, "ema#decay": 0.996},
-    "ra_ugmt": {"ema#decay": 0.99},
+    "ra_ugmt": {"ema#decay": 0.99, "max_epochs": 60, "epoch_length": 500},
     "u2pl": {"rate": 1e-3, "max_epochs": 80, "pretrain_epochs": 1, "ema#decay": 0.99, "method_handler#weight": 1.0},
     "ua_mt": {"rate": 0.01, "ema#decay": 0.99},
     "unimatch": {"rate": 1e-3, "max_epochs": 80},
@@ -96,6 +97,13 @@ def test_values_are_those_of_the_sources(method: str, recipe: str) -> None:
 def test_every_native_recipe_is_held_to_its_source() -> None:
     files = {path.stem for path in (CONFIGS / "native").glob("*.json") if not path.stem.endswith("warm_start")}
     assert files - set(VARIANTS) == set(NATIVE)
+
+
+def test_bcp_s_start_has_the_length_of_its_source() -> None:
+    """10,000 steps, all of them on labeled images."""
+    config = compose(CONFIGS / "train.json", training_overlays("cpu", "bcp_warm_start", recipe="native"))
+    assert config["max_epochs"] == config["pretrain_epochs"] == 20
+    assert config["epoch_length"] == 500
 
 
 # --- on the networks of the project, by the recipes of the sources
