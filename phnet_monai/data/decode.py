@@ -297,8 +297,8 @@ def image_items(folder: str | PathLike[str]) -> list[dict[str, str]]:
         FileNotFoundError: no such folder, or no picture in it.
         ValueError: two pictures of one stem, whose masks would have the same name.
     """
-    found = [file for file in Path(folder).glob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
-    files, _ = without_masks(sorted(found), [file.stem for file in sorted(found)])
+    found = sorted(f for f in Path(folder).glob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.name[0] != ".")
+    files, _ = without_masks(found, [file.stem for file in found])
     if not files:
         raise FileNotFoundError(f"{folder}: no image found; expected a folder with {', '.join(IMAGE_SUFFIXES)} files")
     stems: dict[str, Path] = {}

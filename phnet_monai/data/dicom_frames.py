@@ -30,10 +30,10 @@ class Storage:
     """
 
     shape: tuple[int, int, int]
-    compressed_at: int | None
-    plugin: str
-    lossy_colour: str
-    packed: str
+    compressed_at: int | None = None
+    plugin: str = ""
+    lossy_colour: str = ""
+    packed: str = ""
 
 
 def storage_of(path: Path, header: Any, syntax: Any, pixels_at: int) -> Storage:
@@ -55,13 +55,12 @@ def storage_of(path: Path, header: Any, syntax: Any, pixels_at: int) -> Storage:
         raise DecodeError(
             f"{path} keeps its {bits} bits up to bit {high}, expected up to bit {bits - 1}. Export it again."
         )
-    return Storage(
-        (int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)),
-        pixels_at if plugin else None,
-        plugin,
-        kind if plugin and bits <= 8 and syntax in _LOSSY_JPEG and header.SamplesPerPixel == 3 else "",
-        "" if plugin else "pixels" if kind == "YBR_FULL_422" else "bits" if int(header.BitsAllocated) == 1 else "",
-    )
+    shape = int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns)
+    if plugin:
+        lossy = bits <= 8 and syntax in _LOSSY_JPEG and header.SamplesPerPixel == 3
+        return Storage(shape, compressed_at=pixels_at, plugin=plugin, lossy_colour=kind if lossy else "")
+    packed = "pixels" if kind == "YBR_FULL_422" else "bits" if int(header.BitsAllocated) == 1 else ""
+    return Storage(shape, packed=packed)
 
 
 def _choose_decoder(path: Path, syntax: Any, bits: int) -> str:

@@ -170,6 +170,7 @@ def _add_masks(found: Outlines, source: Path, cases: set[str]) -> None:
 def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str], *, demanded: bool) -> None:
     """Add labelme's and COCO's outlines. Other JSON files are an error only where annotations are `demanded`."""
     short = _unique_names(cases)
+    folders, names_of_cases = ({part(case) for case in cases} for part in (posixpath.dirname, posixpath.basename))
     for file in _annotation_files(source):
         try:
             entries = read_annotations(file)
@@ -183,8 +184,9 @@ def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str
         folder = source if source.is_dir() else source.parent
         own_name = file.relative_to(folder).with_suffix("").as_posix()
         for entry in entries:
-            names = _names(entry, own_name, cases)
-            told = _case_below(images, file.parent / entry.image, cases) if entry.image else None
+            name = _without_ending(entry.image, names_of_cases)
+            names = _names(entry, own_name, name, among_images=posixpath.dirname(own_name) in folders)
+            told = _case_below(images, file.parent / name) if name else None
             owners = [case for name in (*names, told) if name and (case := _owner(name, cases)) is not None]
             others = {name for name in (names[-2], told) if name in cases} - set(owners[:1])
             if others and not entry.of_many:
@@ -203,34 +205,34 @@ def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str
                 found.files[owner].append(file.name)
 
 
-def _names(entry: Annotation, own_name: str, cases: set[str]) -> tuple[str, ...]:
+def _names(entry: Annotation, own_name: str, written: str, *, among_images: bool) -> tuple[str, ...]:
     """What the image of an annotation may be called, likeliest first; the last two are the name that is written in it,
     beside the annotation's file and below the folder of images.
 
     Args:
         own_name: of the annotation's file, below its folder and without ending.
+        written: in it, without ending.
+        among_images: images lie in the same subfolder.
     """
-    written = _case_of(entry.image, cases) if entry.image else ""
     folder = posixpath.dirname(own_name)
-    among_images = folder and any(posixpath.dirname(case) == folder for case in cases)
     beside = posixpath.normpath(posixpath.join(folder, written)) if written else ""
     if not entry.of_many:
         return own_name, beside, written
     # of a file beside images a mere name is that of one of them
-    return (beside, written if "/" in written or not among_images else beside)
+    return (beside, beside if folder and among_images and "/" not in written else written)
 
 
-def _case_of(name: str, cases: set[str]) -> str:
-    """Name of an image, with folders, without its ending; what is behind a point may be a part of the name."""
+def _without_ending(name: str, known: set[str]) -> str:
+    """Name of an image, with folders, as cases have it; what is behind a point is a part of it if `known` has it so."""
     path = PurePosixPath(name)
-    whole = path.suffix.lower() not in IMAGE_SUFFIXES and any(case.endswith(path.name) for case in cases)
-    return path.as_posix() if whole else path.with_suffix("").as_posix()
+    whole = not name or (path.suffix.lower() not in IMAGE_SUFFIXES and path.name in known)
+    return name if whole else path.with_suffix("").as_posix()
 
 
-def _case_below(images: Path, file: Path, cases: set[str]) -> str | None:
-    """The case of a file below `images`, which it may reach by another way (`labels/../images/x.png`)."""
-    place, root = os.path.normpath(file.absolute()), os.path.normpath(images.absolute())
-    return _case_of(Path(place).relative_to(root).as_posix(), cases) if Path(place).is_relative_to(root) else None
+def _case_below(images: Path, file: Path) -> str | None:
+    """The path below `images` of a file, which may get there by another way (`labels/../images/x`)."""
+    place, root = (Path(os.path.normpath(path.absolute())) for path in (file, images))
+    return place.relative_to(root).as_posix() if place.is_relative_to(root) else None
 
 
 def _annotation_files(source: Path) -> Iterator[Path]:

@@ -190,6 +190,8 @@ class _Run:
     Attributes:
         before: of each job that is not finished already, which record file was there (by inode and time) or None: one
             that is there later and is another was made by this run.
+        foreign: record files that are of another model or setting when the run begins.
+        masks, others: what run.json counts of the input and of the folder (`write_run_file`).
     """
 
     def __init__(
@@ -210,6 +212,7 @@ class _Run:
         self.failed_before: set[str] = set()
         self.unreadable: dict[str, str] = {}
         self.masks = self.others = 0
+        self.foreign: list[Path] = []
         self.timing: dict[str, Any] = {}
         self.started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.concluded: FolderResult | None = None
@@ -225,6 +228,7 @@ class _Run:
         self.failed_before = failed_names(self.out)
         self.jobs = with_earlier_names(self.out, self.jobs, earlier)
         drop_other_settings(self.out, self.jobs, earlier)
+        self.foreign = [path for path, record in earlier.items() if record["settings"] != self.jobs[0].settings]
         if self.told["anonymize"]:
             check_no_names(self.out, earlier)
         if overwrite:
@@ -276,8 +280,8 @@ class _Run:
     def conclude(self, *, report: bool) -> None:
         """Tables, report, run.json, and the summary on the terminal."""
         result = self.result()
-        settings = self.jobs[0].settings
-        self.others = sum(record["settings"] != settings for record in known_records(self.out).values())
+        now = [read_record(path) for path in self.foreign]
+        self.others = sum(record is not None and record["settings"] != self.jobs[0].settings for record in now)
         write_tables(self.out, self.jobs[0].settings)
         (self.out / REPORT_FILE).unlink(missing_ok=True)  # it would tell of an earlier run
         if report:
