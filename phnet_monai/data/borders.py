@@ -39,7 +39,7 @@ def without_borders(image: np.ndarray) -> np.ndarray:
 
 
 def _bars(rows: np.ndarray, columns: np.ndarray) -> dict[str, int]:
-    """Widths of the bars, by side, of an image whose rows (H,) and columns (W,) are flat where True; thin ones left out."""
+    """Widths of the bars, by side, of an image whose rows (H,) and columns (W,) are flat where True; no thin ones."""
     if rows.all() or columns.all():
         return {}
     sides = {"top": rows, "bottom": rows[::-1], "left": columns, "right": columns[::-1]}
