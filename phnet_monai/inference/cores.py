@@ -1,36 +1,70 @@
-"""How many cores of the CPU the network gets, beside those that read and write."""
+"""How the network shares the cores of the CPU with those that read and write."""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from phnet_monai.inference.predictor import Predictor
+
+Answer = TypeVar("Answer")
 
 HEAVY = 0.1
 """Seconds of one core that a frame takes in the network, several times what its reading, measuring and writing take."""
 
+MOST_LANES = 4
+"""Batches in the network at once, at most: more would wait for the two threads that read."""
 
-class CoreShare:
-    """Inside, a network on the CPU leaves one core to readers and writers from its second batch on: threads that wait
-    for a core they share with them hold up the whole batch (a third more frames per second on two cores). A network so
-    large that readers and writers wait for it keeps all cores. The first batch has no results beside it to be written.
+
+class NetworkThreads:
+    """Where batches go through the network: one at a time on all cores, or several at once, each on cores of its own.
+
+    A small network on the CPU gains little from several cores for one batch, and where one of them reads or writes
+    meanwhile, all wait for it at every layer. From its second batch on each core therefore takes a batch of its own.
+    A large network, whose batches take much memory and in which readers and writers hardly matter, keeps all cores for
+    one batch; so does, for its first, any network, since that may be the only one. Other devices and runtimes, which
+    have threads of their own, get one batch at a time.
 
     Args:
-        device: of the network; where it is not the CPU nothing is changed.
+        predictor: whose batches they are.
     """
 
-    def __init__(self, device: Any) -> None:
-        self.shared = str(device) == "cpu"
+    def __init__(self, predictor: Predictor) -> None:
+        self.may_share = str(predictor.device) == "cpu" and isinstance(predictor.network, nn.Module)
+        self.lanes = 1
+        self.pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> CoreShare:
-        self.all = torch.get_num_threads()
+    def __enter__(self) -> NetworkThreads:
+        self.cores = torch.get_num_threads()
         return self
 
-    def note(self, frames: int, seconds: float) -> None:
-        """After each batch: how long the network took for it."""
-        if self.shared and frames:
-            heavy = seconds * torch.get_num_threads() / frames > HEAVY
-            torch.set_num_threads(self.all if heavy else max(1, self.all - 1))
+    def submit(self, work: Callable[[], Answer], frames: int) -> Future[Answer]:
+        """Begin `work`, a batch of so many frames; where batches go one at a time it is done on return."""
+        if self.pool is not None:
+            return self.pool.submit(work)
+        done: Future[Answer] = Future()
+        begun = time.perf_counter()
+        done.set_result(work())
+        if self.may_share and (time.perf_counter() - begun) * self.cores < HEAVY * frames:
+            self._share()
+        return done
+
+    def _share(self) -> None:
+        self.lanes = min(self.cores, MOST_LANES)
+        if self.lanes > 1:
+            each = self.cores // self.lanes
+            torch.set_num_threads(each)  # of threads that begin to use torch from now on
+            self.pool = ThreadPoolExecutor(
+                self.lanes, thread_name_prefix="network", initializer=torch.set_num_threads, initargs=(each,)
+            )
 
     def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.all)
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self.cores)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -38,6 +37,8 @@ WRITERS = max(1, min(2, (os.cpu_count() or 1) - 1))
 """On two cores a second writer would share them with the network and a reader: a sixth fewer frames per second."""
 
 _Read = tuple[Mark, Scan]
+_Answered = tuple[int, list[Future[None]]]
+"""How many frames of a batch the network has answered, and what the writers make of them."""
 
 
 @dataclass
@@ -85,12 +86,13 @@ class Pipeline:
     """
 
     def __init__(self, predictor: Predictor, out: Path, settings: FrameSettings, *, version: str) -> None:
-        from phnet_monai.inference.cores import CoreShare  # loads torch
+        from phnet_monai.inference.cores import NetworkThreads  # loads torch
 
         self.predictor, self.out, self.settings, self.version = predictor, out, settings, version
-        self.cores = CoreShare(predictor.device)
+        self.network = NetworkThreads(predictor)
         self.batch_size = predictor.batch_size
         self.frames = 0
+        self.asking: set[Future[_Answered]] = set()
         self.writing: set[Future[None]] = set()
         self.full: OSError | None = None
 
@@ -107,35 +109,53 @@ class Pipeline:
         batch: list[tuple[_Open, int]] = []
         limit, ahead = 4 * self.predictor.batch_size, 2 * self.predictor.batch_size
         reading = closing(read_ahead(jobs, _read, ahead=ahead, weight=lambda job: _weight(job, ahead)))
-        with reading as scans, self.cores, ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
+        with reading as scans, ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
             try:
-                for job, found in scans:
-                    opened = _Open.of(job, found)
-                    under_way.append((job, opened))
-                    if isinstance(opened, _Open):
-                        for index in range(len(opened.records)):
-                            batch.append((opened, index))
-                            if len(batch) >= self.batch_size:
-                                self._segment(batch, pool)
-                                batch = []
-                                self._hold_back(limit)
-                    yield from self._collect(under_way, limit)
-                self._segment(batch, pool)
+                with self.network:
+                    for job, found in scans:
+                        opened = _Open.of(job, found)
+                        under_way.append((job, opened))
+                        if isinstance(opened, _Open):
+                            for index in range(len(opened.records)):
+                                batch.append((opened, index))
+                                if len(batch) >= self.batch_size:
+                                    self._segment(batch, pool)
+                                    batch = []
+                                    self._hold_back(limit)
+                        yield from self._collect(under_way, limit)
+                    self._segment(batch, pool)
+                    self._answered(0)
                 yield from self._collect(under_way, 0)
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def _segment(self, batch: Sequence[tuple[_Open, int]], pool: ThreadPoolExecutor) -> None:
-        """Ask the network and hand its answers to the writers. A batch that fails is tried again in smaller parts."""
+        """Have a batch segmented and written, as soon as the network has room for it."""
         self._check_disk()
-        begun = time.perf_counter()
+        self._answered(self.network.lanes - 1)
+        self.asking.add(self.network.submit(lambda: self._answer(batch, pool), len(batch)))
+
+    def _answered(self, limit: int) -> None:
+        """Wait until the network has at most `limit` batches before it."""
+        while True:
+            done = {future for future in self.asking if future.done()}
+            self.asking -= done
+            for future in done:
+                answered, writing = future.result()
+                self.frames += answered
+                self.writing.update(writing)
+            if len(self.asking) <= limit:
+                return
+            wait(self.asking, return_when=FIRST_COMPLETED)
+
+    def _answer(self, batch: Sequence[tuple[_Open, int]], pool: ThreadPoolExecutor) -> _Answered:
+        """Ask the network and hand its answers to the writers. A batch that fails is tried again in smaller parts."""
         answers = answer_all(self._ask, batch, on_shortage=self._shrink)
-        self.cores.note(len(batch), time.perf_counter() - begun)
-        self.frames += sum(not isinstance(answer, Exception) for answer in answers)
+        writing = []
         for (opened, index), answer in zip(batch, answers, strict=True):
-            future = pool.submit(self._finish, opened, index, answer)
-            opened.futures.append(future)
-            self.writing.add(future)
+            writing.append(pool.submit(self._finish, opened, index, answer))
+            opened.futures.append(writing[-1])
+        return sum(not isinstance(answer, Exception) for answer in answers), writing
 
     def _check_disk(self) -> None:
         if self.full is not None:

@@ -1,13 +1,20 @@
-"""Cores for the network beside reading and writing."""
+"""Batches in the network: one on all cores, or one on each."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from phnet_monai.inference.cores import HEAVY, CoreShare
+from phnet_monai.inference import Predictor, cores
+from phnet_monai.inference.cores import MOST_LANES, NetworkThreads
+
+ALWAYS, NEVER = float("inf"), 0.0
+"""Limits of `HEAVY` below which every network, or none, is a small one."""
 
 
 @pytest.fixture(autouse=True)
@@ -18,42 +25,74 @@ def four_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_one_core_is_left_to_readers_and_writers_once_there_is_something_to_write() -> None:
-    with CoreShare("cpu") as cores:
-        assert torch.get_num_threads() == 4
-        cores.note(16, 16 * HEAVY / 4 * 0.9)
-        assert torch.get_num_threads() == 3
-        cores.note(16, 16 * HEAVY / 3 * 0.9)  # the same work on three threads
-        assert torch.get_num_threads() == 3
+def threads(predictor: Any = None) -> NetworkThreads:
+    return NetworkThreads(predictor or Predictor(nn.Identity(), size=8, pad_value=0.3))
+
+
+def test_after_the_first_batch_a_small_network_has_a_batch_on_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "HEAVY", ALWAYS)
+    meeting = threading.Barrier(4, timeout=60)
+    with threads() as network:
+        assert network.lanes == 1
+        first = network.submit(torch.get_num_threads, 16)
+        assert (first.done(), first.result(), network.lanes) == (True, 4, 4)
+
+        def work() -> int:
+            meeting.wait()  # passes only where four are at work
+            return torch.get_num_threads()
+
+        assert [future.result() for future in [network.submit(work, 16) for _ in range(4)]] == [1] * 4
     assert torch.get_num_threads() == 4
 
 
-def test_a_network_that_takes_long_keeps_all_cores_or_gets_them_back() -> None:
-    with CoreShare("cpu") as cores:
-        cores.note(16, 16 * HEAVY / 4 * 1.1)
-        assert torch.get_num_threads() == 4
-        cores.note(16, 16 * HEAVY / 4 * 0.9)
-        assert torch.get_num_threads() == 3
-        cores.note(16, 16 * HEAVY / 3 * 1.1)
-        assert torch.get_num_threads() == 4
+def test_many_cores_are_shared_out_to_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "HEAVY", ALWAYS)
+    torch.set_num_threads(3 * MOST_LANES)
+    with threads() as network:
+        network.submit(lambda: None, 16)
+        assert network.lanes == MOST_LANES
+        assert network.submit(torch.get_num_threads, 16).result() == 3
+    assert torch.get_num_threads() == 3 * MOST_LANES
 
 
-def test_a_single_core_stays() -> None:
+def test_a_large_network_keeps_all_cores_for_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "HEAVY", NEVER)
+    with threads() as network:
+        for _ in range(3):
+            found = network.submit(torch.get_num_threads, 16)
+            assert (found.done(), found.result(), network.lanes) == (True, 4, 1)
+
+
+def test_a_single_core_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "HEAVY", ALWAYS)
     torch.set_num_threads(1)
-    with CoreShare("cpu") as cores:
-        cores.note(1, 100)
-        assert torch.get_num_threads() == 1
+    with threads() as network:
+        network.submit(lambda: None, 16)
+        assert network.lanes == 1
+        assert network.submit(torch.get_num_threads, 16).result() == 1
 
 
-def test_a_gpu_needs_no_core() -> None:
-    with CoreShare("cuda:0") as cores:
-        assert torch.get_num_threads() == 4
-        cores.note(16, 100)
-        assert torch.get_num_threads() == 4
+@pytest.mark.parametrize("other", ["gpu", "runtime"])
+def test_other_devices_and_runtimes_get_one_batch_at_a_time(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "HEAVY", ALWAYS)
+    predictor = Predictor(nn.Identity() if other == "gpu" else nn.Identity().forward, size=8, pad_value=0.3)
+    if other == "gpu":
+        predictor.device = torch.device("cuda:0")
+    with threads(predictor) as network:
+        assert [network.submit(torch.get_num_threads, 16).result() for _ in range(2)] == [4, 4]
+        assert network.lanes == 1
 
 
-def test_threads_come_back_after_an_error() -> None:
-    cores = CoreShare("cpu")
-    with pytest.raises(KeyboardInterrupt), cores:
-        raise KeyboardInterrupt(cores.note(1, 0))
+@pytest.mark.parametrize("limit", [ALWAYS, NEVER])
+def test_threads_come_back_after_an_error(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "HEAVY", limit)
+
+    def run(network: NetworkThreads) -> None:
+        with network:
+            network.submit(lambda: None, 1).result()
+            network.submit(lambda: 1 / 0, 1).result()
+
+    with pytest.raises(ZeroDivisionError):
+        run(threads())
     assert torch.get_num_threads() == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("network")]
