@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PARTIAL = ".part"
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PARTIAL_NAME = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))
 
 
@@ -203,6 +204,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 def csv_text(text: str) -> str:
     """`text` as a spreadsheet may see it: with an apostrophe before what it would take for a formula."""
     return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def terminal_text(text: str) -> str:
+    """`text`, which may hold names of files, as a terminal may see it: without what would move its cursor, change its
+    colours or turn the direction of writing. Line breaks stay."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def without_csv_mark(text: str) -> str:

@@ -36,7 +36,7 @@ def audit(
     import sys
     from pathlib import Path
 
-    from phnet_monai.files import atomic_writer, write_json
+    from phnet_monai.files import atomic_writer, terminal_text, write_json
     from phnet_monai.inference.files import check_out
 
     if out is not None:
@@ -62,7 +62,7 @@ def audit(
             # names that are no UTF-8 as the console shows them
             stream.write((audit_text(found, limit=0) + "\n").encode("utf-8", "backslashreplace"))
         write_audit_page(Path(out) / "audit.html", found, pictures=pictures)
-    print(audit_text(found))
+    print(terminal_text(audit_text(found)))
     if out is not None:
         print(f"\n{Path(out) / 'audit.html'}")
     return 3 if found.refused else 0

@@ -101,16 +101,17 @@ def infer(
     settings = FrameSettings(threshold, cleaning, spacing_mm)
     if dry_run:
         from phnet_monai.device import pick_device
+        from phnet_monai.files import terminal_text
         from phnet_monai.inference.folder import preview
         from phnet_monai.inference.models import model_digest
 
         pick_device(device)
         kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
-        told = {**settings.as_settings(), "flip": flip, "model_sha256": model_digest(models)}
+        told = {**settings.as_settings(), "flip": flip, "model_sha256": model_digest(models, backend=backend)}
         told |= {"backend": backend} if backend in ("onnx", "openvino") else {}  # torch runs TorchScript, too
         choice: dict[str, Any] = {"overwrite": overwrite, "anonymize": anonymize, "limit": limit}
         if current_shard().first:
-            print("\n".join(preview(input, out, kinds=kinds, settings=told, **choice)))
+            print(terminal_text("\n".join(preview(input, out, kinds=kinds, settings=told, **choice))))
         return 0
 
     from phnet_monai.inference import Predictor, infer_folder

@@ -42,7 +42,7 @@ from phnet_monai.cli.prepare import Prepare
 from phnet_monai.cli.rank import rank
 from phnet_monai.cli.train import train
 from phnet_monai.extras import MissingExtraError
-from phnet_monai.files import disk_error
+from phnet_monai.files import disk_error, terminal_text
 
 INTERRUPTED, TERMINATED = 130, 143
 USER_ERROR, DISK_ERROR = 2, 5
@@ -200,8 +200,8 @@ def _unknown_command(word: str, group: dict[str, Any], title: str) -> str:
 def one_line(error: BaseException) -> str:
     """The message of an error on a single line, fit for a terminal."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return terminal_text(f"{error.filename}: {error.strerror}")
+    return terminal_text(" ".join(str(error).split())) or type(error).__name__
 
 
 def shortened(text: str, length: int = 160) -> str:

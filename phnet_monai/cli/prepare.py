@@ -160,7 +160,14 @@ def folder(
 
 
 def add(
-    datalist: str, images: str, out: str, *, masks: str | None = None, overwrite: bool = False, quiet: bool = False
+    datalist: str,
+    images: str,
+    out: str,
+    *,
+    masks: str | None = None,
+    patients: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> int:
     """Add outlines to a datalist in use, and write OUT/datalist.json: its validation and test images stay as they are.
 
@@ -174,24 +181,35 @@ def add(
         images: folder of outlined images; those without outline are passed over
         out: another folder, for the new datalist and the drawn masks
         masks: folder of masks or annotation files, or a COCO file
+        patients: CSV with the columns image and patient, for images that the datalist does not have; needed where it
+            was prepared with patients
         overwrite: replace a datalist that is there
         quiet: no progress bars
     """
     from phnet_monai.data import add_outlines
 
-    return _prepare(partial(add_outlines, datalist), images, out, masks=masks, overwrite=overwrite, progress=not quiet)
+    return _prepare(
+        partial(add_outlines, datalist),
+        images,
+        out,
+        masks=masks,
+        patients=patients,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
 
 
 def _prepare(write: Callable[..., Path], source: str, out: str, **options: Any) -> int:
     """Call one of the prepare functions; its warnings as single lines on stderr, the summary on stdout."""
     from phnet_monai.data import summary
+    from phnet_monai.files import terminal_text
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         datalist = write(source, out, **options)
     for warning in caught:
         if issubclass(warning.category, UserWarning):
-            print(f"phnet: warning: {warning.message}", file=sys.stderr)
+            print(terminal_text(f"phnet: warning: {warning.message}"), file=sys.stderr)
     print(f"{datalist}\n{summary(datalist)}")
     return 0
 

@@ -47,6 +47,7 @@ def rank(
     import sys
 
     from phnet_monai.cli.infer import model_files
+    from phnet_monai.files import terminal_text
     from phnet_monai.inference.rank_inputs import check_rank_out, find_pool
 
     pool = find_pool(input, out, labeled)
@@ -61,7 +62,7 @@ def rank(
     models = model_files(model)
     if not pool.candidates and pool.unreadable:
         for name, reason in pool.unreadable:
-            print(f"failed: {name}: {reason}", file=sys.stderr)
+            print(terminal_text(f"failed: {name}: {reason}"), file=sys.stderr)
         return 3
     if not pool.candidates:
         others = f" ({pool.passed_over} pictures are outlined already)" if pool.passed_over else ""

@@ -23,6 +23,7 @@ from phnet_monai.data.datalist import (
 )
 from phnet_monai.data.folder import read_folder
 from phnet_monai.data.leaks import LeakError, check_leaks, digest_of_file, why_allowed
+from phnet_monai.data.patients import PATIENT, read_patients, with_patients
 from phnet_monai.data.prepare import check_files, group_records, leaks_of_records, place_drawn
 from phnet_monai.data.records import Record, shorten
 from phnet_monai.data.splits import PARTS, SIDES
@@ -36,6 +37,7 @@ def add_outlines(
     out: str | PathLike[str],
     *,
     masks: str | PathLike[str] | None = None,
+    patients: str | PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -48,6 +50,8 @@ def add_outlines(
     Args:
         datalist: the JSON file, or its folder; it stays as it is.
         images, masks: images and their masks or annotation files, see `read_folder`.
+        patients: CSV of the patient of each image that the datalist does not have, see `with_patients`; needed where
+            the datalist tells patients.
         out: another folder than the datalist's, for the new one and the drawn masks.
         overwrite: replace a datalist that is there.
         progress: show progress bars on standard error.
@@ -57,14 +61,17 @@ def add_outlines(
 
     Raises:
         ValueError: an outlined image is a validation or test image, or two outlines are of one image; nothing is
-            outlined; `out` is the datalist's folder.
-        LeakError: the datalist has one scan on two sides, or an image that it does not have shows a scan of a
-            validation or test image.
+            outlined; `out` is the datalist's folder; patients of new images are missing, or told to a datalist that
+            tells none.
+        LeakError: the datalist has one scan on two sides, or an image that it does not have shows a scan or patient of
+            a validation or test image.
         FileNotFoundError, FileExistsError, DecodeError: as `prepare_folder` and `load_datalist`.
     """
     target = check_target(out, overwrite=overwrite)
     if target == datalist_path(datalist):
         raise ValueError(f"{out} is the folder of {datalist} itself. Choose another: earlier rounds stay comparable.")
+    if patients is not None:
+        read_patients(patients)  # a table that is no table is told before any image is read
     # the new one records its images as compared
     check_leaks(datalist, otherwise="outlines are added to a list without leaks only")
     meta = load_meta(datalist)
@@ -78,6 +85,7 @@ def add_outlines(
         matched = _match(found, parts, images)
         joined, counts = _join(parts, matched)
         if matched.new:
+            matched.new = _with_known_patients(matched.new, parts, patients, images)
             joined = _grouped(joined, matched.new, images, meta, progress=progress)
         added = [*meta.get(ADDED, []), counts]
         in_use = [mask for records in parts.values() for record in records for mask in record.masks]
@@ -163,6 +171,36 @@ def _join(parts: Parts, matched: _Matched) -> tuple[Parts, dict[str, int]]:
         "new_images": len(matched.new),
     }
     return {**parts, "labeled": labeled, "unlabeled": unlabeled}, counts
+
+
+def _with_known_patients(
+    new: Sequence[Record], parts: Parts, table: str | PathLike[str] | None, folder: str | PathLike[str]
+) -> list[Record]:
+    """New images with their patient, and with the group of that patient's images in the datalist.
+
+    Raises ValueError where only one of datalist and table tells patients: nothing could be compared.
+    """
+    groups = {
+        record.details[PATIENT]: record.group_id
+        for records in parts.values()
+        for record in records
+        if PATIENT in record.details
+    }
+    if table is None:
+        if groups:
+            names = shorten([record.image.name for record in new])
+            raise ValueError(
+                f"the datalist keeps each patient on one side, and {folder} has {len(new)} images that it does not have: "
+                f"{names}. Tell their patients by a table (--patients TABLE.csv)."
+            )
+        return list(new)
+    if not groups:
+        raise ValueError(
+            f"{table} tells patients, but the datalist does not, so that nothing can be compared. Prepare it anew with "
+            "--patients, or leave the table out: near-duplicates are found without it."
+        )
+    told = with_patients(new, table)
+    return [replace(record, group_id=groups.get(record.details[PATIENT], record.group_id)) for record in told]
 
 
 def _grouped(

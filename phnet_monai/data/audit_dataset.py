@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from phnet_monai.data.annotations import draw_mask
 from phnet_monai.data.audit_checks import adds_nothing, is_blank, looks_inverted, mask_kind, odd_sizes, specks
 from phnet_monai.data.audit_listing import Item, Listing, list_dataset
 from phnet_monai.data.audit_report import Audit, Finding, in_order
@@ -117,6 +118,7 @@ def _look(item: Item, listing: Listing) -> _Looked:
         return _Looked([Finding("broken", (name,), _reason(error)), *_mask_findings(item, listing, None)], None)
     found = [Finding(check, (name,), text, data) for check, text, data in _image_flaws(item, image)]
     found += _mask_findings(item, listing, (image.shape[0], image.shape[1]))
+    found += _annotation_findings(item, listing, (image.shape[0], image.shape[1]))
     return _Looked(found, fingerprint(image))
 
 
@@ -167,6 +169,22 @@ def _mask_findings(item: Item, listing: Listing, size: tuple[int, int] | None) -
             found.append(Finding(check, (name,), text))
         regions.append((name, region))
     return found + _outline_findings(item, listing, regions)
+
+
+def _annotation_findings(item: Item, listing: Listing, size: tuple[int, int]) -> list[Finding]:
+    """Findings of outlines that stand in an annotation file; those that do not fit the image are listed already."""
+    annotation = listing.annotated.get(item.image)
+    if annotation is None or annotation.size not in (None, size):
+        return []
+    name, where = listing.shown(item.image), listing.shown(annotation.source)
+    region = draw_mask(annotation.shapes, size)
+    flaws = {
+        "empty-masks": not region.any() and f"no outline in {where}",
+        "full-masks": region.all() and f"all of it is outlined in {where}",
+        "inverted-masks": looks_inverted(region) and f"most of the border is outlined in {where}",
+    }
+    found = [Finding(check, (name,), text) for check, text in flaws.items() if text]
+    return found + _outline_findings(item, listing, [(name, region)])
 
 
 def _outline_findings(item: Item, listing: Listing, regions: Sequence[tuple[str, np.ndarray]]) -> list[Finding]:

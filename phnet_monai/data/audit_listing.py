@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
+from phnet_monai.data.annotations import Annotation
 from phnet_monai.data.busbra import IMAGES, MASKS, TABLE, find_busbra, image_stem, read_table
 from phnet_monai.data.busi import LESION_CLASSES, NORMAL_CLASS, find_busi, pair_files
 from phnet_monai.data.datalist import FILE_NAME, load_datalist, load_meta
@@ -48,7 +49,7 @@ class Listing:
         layout: one of `LAYOUTS`.
         orphans: masks without an image.
         doubles: (image, names of its masks) where there should be one.
-        annotated: images whose outlines stand in annotation files.
+        annotated: outlines of annotation files, by image.
         mismatches: what else does not fit, in words.
         leaks: same files and groups on two sides of a datalist.
         leak_allowed: why the datalist may leak; None where it may not.
@@ -60,7 +61,7 @@ class Listing:
     items: list[Item] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     doubles: list[tuple[Path, list[str]]] = field(default_factory=list)
-    annotated: set[Path] = field(default_factory=set)
+    annotated: dict[Path, Annotation] = field(default_factory=dict)
     mismatches: list[str] = field(default_factory=list)
     leaks: list[Leak] = field(default_factory=list)
     leak_allowed: str | None = None
@@ -161,7 +162,7 @@ def _list_folder(source: Path, masks: str | PathLike[str] | None) -> Listing:
         own = outlines.files.get(case, [])
         listing.items.append(Item(files[0], (outlines.masks[case],) if case in outlines.masks else ()))
         if case in outlines.annotations:
-            listing.annotated.add(files[0])
+            listing.annotated[files[0]] = outlines.annotations[case]
         if len(own) > 1:
             listing.doubles.append((files[0], own))
     listing.orphans = outlines.orphans

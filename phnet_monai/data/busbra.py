@@ -13,6 +13,7 @@ from pathlib import Path
 
 from phnet_monai.data.csv_rows import read_rows
 from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.patients import of_patient
 from phnet_monai.data.records import Record, natural_key, shorten
 
 FOLDER_NAME = "BUSBRA"
@@ -33,7 +34,7 @@ def read_busbra(source: str | PathLike[str]) -> list[Record]:
 
     Returns:
         records in natural order; `case_id` is the column ID, `group_id` the patient (column Case), `class_name` the
-        column Pathology, `details` scanner, BI-RADS, histology and side. An image without a mask stays in, as an
+        column Pathology, `details` scanner, BI-RADS, histology, side and patient. An image without a mask stays in, as an
         unlabeled record, with a warning.
 
     Raises:
@@ -48,13 +49,15 @@ def read_busbra(source: str | PathLike[str]) -> list[Record]:
     _check_complete(root, set(rows), set(images), masks)
     outlines = {image_stem(stem): file for stem, file in masks.items()}
     records = [
-        Record(
-            image=images[stem],
-            masks=(outlines[stem],) if stem in outlines else (),
-            case_id=stem,
-            group_id=f"patient {row['Case']}",
-            class_name=row["Pathology"],
-            details={name: row[column] for name, column in DETAILS.items() if row.get(column)},
+        of_patient(
+            Record(
+                image=images[stem],
+                masks=(outlines[stem],) if stem in outlines else (),
+                case_id=stem,
+                class_name=row["Pathology"],
+                details={name: row[column] for name, column in DETAILS.items() if row.get(column)},
+            ),
+            row["Case"],
         )
         for stem, row in sorted(rows.items(), key=lambda item: natural_key(item[0]))
     ]

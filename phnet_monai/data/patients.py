@@ -13,10 +13,13 @@ from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.records import Record, shorten
 
 COLUMNS = ("image", "patient")
+PATIENT = "patient"
+"""Key of `Record.details`, and so of a datalist's entries, under which an image's patient is kept."""
 
 
 def with_patients(records: Sequence[Record], table: str | PathLike[str]) -> list[Record]:
-    """The records with their patient as `group_id`, so that no patient comes to stand on two sides of a split.
+    """The records with their patient as `group_id`, so that no patient comes to stand on two sides of a split, and
+    among their details, so that images added later can be compared with them.
 
     Args:
         table: CSV with the columns `image` and `patient` (others are passed over). An image is told by its path below
@@ -27,7 +30,7 @@ def with_patients(records: Sequence[Record], table: str | PathLike[str]) -> list
         ValueError: a table without these columns, with two patients for an image, or without a patient for one.
     """
     path = Path(table)
-    patients = _patients(path)
+    patients = read_patients(path)
     names = Counter(record.case_id.rpartition("/")[2] for record in records)
     found, unknown = [], []
     for record in records:
@@ -36,7 +39,7 @@ def with_patients(records: Sequence[Record], table: str | PathLike[str]) -> list
         if patient is None:
             unknown.append(record.case_id)
         else:
-            found.append(replace(record, group_id=f"patient {patient}"))
+            found.append(of_patient(record, patient))
     if unknown:
         raise ValueError(
             f"{path} tells no patient for {len(unknown)} of {len(records)} images: {shorten(unknown)}. Expected a row "
@@ -45,7 +48,12 @@ def with_patients(records: Sequence[Record], table: str | PathLike[str]) -> list
     return found
 
 
-def _patients(path: Path) -> dict[str, str]:
+def of_patient(record: Record, patient: str) -> Record:
+    """The record as one of this patient."""
+    return replace(record, group_id=f"patient {patient}", details={**record.details, PATIENT: patient})
+
+
+def read_patients(path: str | PathLike[str]) -> dict[str, str]:
     """Patient by image, as the table names it, without ending."""
     columns, rows = read_rows(path)
     own = {column.strip().lower(): column for column in columns}

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from phnet_monai import __version__
 from phnet_monai.data.scan import is_dicom
 from phnet_monai.distributed import current_shard
-from phnet_monai.files import digest, locked, remove_partial_files
+from phnet_monai.files import digest, locked, remove_partial_files, terminal_text
 from phnet_monai.inference.earlier import (
     check_no_names,
     check_own_files,
@@ -118,9 +118,9 @@ def infer_folder(
     unreadable = _unreadable(sources, anonymize=anonymize)
     if current_shard().first:
         for name, reason in unreadable.items():
-            print(f"failed: {name}: {reason}", file=sys.stderr)
+            print(terminal_text(f"failed: {name}: {reason}"), file=sys.stderr)
         for note in _passed_over(sources, anonymize=anonymize):
-            print(note, file=sys.stderr)
+            print(terminal_text(note), file=sys.stderr)
     if not sources.scans:
         return FolderResult(out, [FileRecord(name, FAILED, reason=reason) for name, reason in unreadable.items()])
     require_readers(sources)
@@ -262,7 +262,8 @@ class _Run:
                         self.passed_over[record["image"]] = record["reason"]
                     elif record["status"] == FAILED:
                         self.failed[record["image"]] = record["reason"]
-                        tqdm.write(f"failed: {failure_line(record['image'], record['reason'])}", file=sys.stderr)
+                        line = f"failed: {failure_line(record['image'], record['reason'])}"
+                        tqdm.write(terminal_text(line), file=sys.stderr)
                     bar.update()
                     if fail_fast and (self.failed or self.unreadable):
                         return

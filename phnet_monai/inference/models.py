@@ -82,16 +82,24 @@ def load_model(
         BackendError: it cannot use the device.
         ValueError: unknown backend or device, or a backend that does not run this kind of file.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
     given = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     with unzipped(given) as files:
         return _load(files, device, backend, which)
 
 
 def _load(files: Sequence[Path], device: str | torch.device, backend: str, which: str) -> LoadedModel:
+    kind = _check_kinds(files, backend)
+    if kind == WEIGHTS:
+        return _load_weights(files, device, which)
+    return _open_export(files[0], _RUNS[kind][0] if backend in ("auto", "torch") else backend, device, which)
+
+
+def _check_kinds(files: Sequence[Path], backend: str) -> str:
+    """The kind of a model's files, once it is clear that they can be run together and by this backend."""
     from phnet_monai.networks.description import CheckpointError
 
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
     kinds = [model_kind(file) for file in files]
     for file, kind in zip(files, kinds, strict=True):
         if len(files) > 1 and kind != WEIGHTS:
@@ -105,18 +113,18 @@ def _load(files: Sequence[Path], device: str | torch.device, backend: str, which
                 "in a bundle; it is not run. If you trust its origin, give the file itself, named `.ts`, or --backend "
                 "torchscript."
             )
-    if not files or kinds[0] == WEIGHTS:
-        return _load_weights(files, device, which)
-    return _open_export(files[0], _RUNS[kinds[0]][0] if backend in ("auto", "torch") else backend, device, which)
+    return kinds[0] if kinds else WEIGHTS
 
 
-def model_digest(paths: Sequence[str | Path]) -> str | list[str]:
+def model_digest(paths: Sequence[str | Path], *, backend: str = "auto") -> str | list[str]:
     """SHA-256 of the model's file; a list for several. The model is not loaded.
 
     Raises:
-        FileNotFoundError, ArchiveError: as `load_model`.
+        FileNotFoundError, ArchiveError, CheckpointError, ValueError: as `load_model`, as far as that can be told from
+            the kinds of the files.
     """
     with unzipped([Path(path) for path in paths]) as files:
+        _check_kinds(files, backend)
         return _one_or_all([sha256_of(model_file(file)) for file in files])
 
 

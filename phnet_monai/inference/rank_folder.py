@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from phnet_monai.data.decode import read_image
+from phnet_monai.files import terminal_text
 from phnet_monai.inference.annotations import Format, Proposal, export_proposals
 from phnet_monai.inference.batches import answer_all, read_ahead
 from phnet_monai.inference.contact_sheet import write_contact_sheet
@@ -187,7 +188,7 @@ def _reason(error: BaseException) -> str:
 def _told(result: RankResult, pool: Pool, *, quiet: bool) -> RankResult:
     """Summary on stdout, failures on stderr."""
     for name, reason in result.failed:
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(terminal_text(f"failed: {name}: {reason}"), file=sys.stderr)
     if not quiet:
         chosen = sum(line.chosen for line in result.images)
         parts = [f"{len(result.images)} ranked, {chosen} chosen, {len(result.failed)} failed"]

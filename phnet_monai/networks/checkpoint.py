@@ -70,6 +70,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             program = any("/code/" in entry.filename for entry in archive.infolist())
+            bundle = any(entry.filename.endswith("configs/inference.json") for entry in archive.infolist())
             size = sum(entry.file_size for entry in archive.infolist())
             small = size <= MAX_EXPANSION * path.stat().st_size
             damaged = archive.testzip() if small else None
@@ -80,6 +81,8 @@ def _check_archive(path: Path) -> None:
             f"{path}: is TorchScript, a program. Expected weights: the checkpoint that it was exported from, or its "
             "export as safetensors"
         )
+    if bundle:
+        raise CheckpointError(f"{path}: is a bundle in a zip file. Unpack it and give its folder")
     if damaged is not None:
         raise CheckpointError(
             f"{path}: not a readable checkpoint (its part {damaged} does not fit its checksum: the file was damaged). "

@@ -155,6 +155,68 @@ def test_further_images_of_a_held_out_scan_are_refused(datalist: Path, tmp_path:
     assert labeled[-1]["group_id"] == labeled[0]["group_id"]  # with what it shows
 
 
+@pytest.fixture(scope="module")
+def with_patients(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist of 16 patients, two images each."""
+    folder = tmp_path_factory.mktemp("patients")
+    lines = [f"phantom_{number:04d},{number % 16}" for number in range(1, 33)]
+    table = folder / "patients.csv"
+    table.write_text("\n".join(["image,patient", *lines]))
+    return prepare_folder(phantoms, folder / "data", patients=table, labeled=4, progress=False)
+
+
+def new_images(folder: Path, *patients: str) -> tuple[Path, Path]:
+    """Further scans, 0.png and so on, and the table of their patients."""
+    made = write_phantoms(folder / "made", len(patients), seed=77, size_range=(60, 90))
+    table = folder / "table.csv"
+    names = sorted(path.stem for path in (made / "images").iterdir())
+    table.write_text("\n".join(["image,patient", *(f"{n},{p}" for n, p in zip(names, patients, strict=True))]))
+    return made, table
+
+
+def test_further_images_join_the_group_of_their_patient(with_patients: Path, tmp_path: Path) -> None:
+    before = load_datalist(with_patients)
+    trained = before["labeled"][0]
+    made, table = new_images(tmp_path, trained["patient"], "new", "new")
+    path = add_outlines(with_patients, made, tmp_path / "new", patients=table, progress=False)
+    after = load_datalist(path)
+    first, second, third = after["labeled"][-3:]
+    assert [entry["patient"] for entry in (first, second, third)] == [trained["patient"], "new", "new"]
+    groups = {entry["patient"]: entry["group_id"] for entries in after.values() for entry in entries}
+    assert len(set(groups.values())) == len(groups) == 17
+    assert first["group_id"] == groups[trained["patient"]]
+    assert second["group_id"] == third["group_id"]
+    check_leaks(path)
+    # the next round knows the new patient, too
+    more, table = new_images(tmp_path / "more", "new")
+    shutil.copy(next((made / "images").iterdir()), more / "images" / "again.png")  # no row, since it is known
+    shutil.copy(next((made / "masks").iterdir()), more / "masks" / "again.png")
+    again = load_datalist(add_outlines(path, more, tmp_path / "again", patients=table, progress=False))
+    assert len({entry["group_id"] for entry in again["labeled"] if entry["patient"] == "new"}) == 1
+
+
+def test_further_images_of_a_held_out_patient_are_refused(with_patients: Path, tmp_path: Path) -> None:
+    held_out = load_datalist(with_patients)["validation"][0]["patient"]
+    made, table = new_images(tmp_path, "new", held_out)
+    with pytest.raises(LeakError, match="1 of its scans are held out"):
+        add_outlines(with_patients, made, tmp_path / "new", patients=table, progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_patients_must_be_told_by_both_or_neither(datalist: Path, with_patients: Path, tmp_path: Path) -> None:
+    made, table = new_images(tmp_path, "new")
+    with pytest.raises(ValueError, match=r"has 1 images that it does not have: .*Tell their patients by a table"):
+        add_outlines(with_patients, made, tmp_path / "new", progress=False)
+    with pytest.raises(ValueError, match=r"tells patients, but the datalist does not"):
+        add_outlines(datalist, made, tmp_path / "new", patients=table, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
+        add_outlines(with_patients, made, tmp_path / "new", patients=tmp_path / "gone.csv", progress=False)
+    assert not (tmp_path / "new").exists()
+    # images that it has need no patient
+    known = masks_folder(tmp_path / "known", load_datalist(with_patients)["unlabeled"][:2])
+    assert add_outlines(with_patients, known, tmp_path / "new", progress=False).is_file()
+
+
 def test_where_the_split_leaks_by_protocol_it_is_a_warning(phantoms: Path, tmp_path: Path) -> None:
     random = prepare_folder(phantoms, tmp_path / "paper", labeled=4, protocol="paper", progress=False)
     made = near_copy(load_datalist(random)["test"][0], tmp_path / "made")

@@ -255,6 +255,34 @@ def test_all_are_named_only_where_asked_for(folder: Path) -> None:
     assert audit_text(found, limit=0).count("phantom_") == 8
 
 
+def _labelme(folder: Path, number: int, *polygons: list[list[float]]) -> None:
+    """The outlines of an image in a file of labelme, instead of its mask."""
+    shapes = [{"label": "lesion", "shape_type": "polygon", "points": points} for points in polygons]
+    content = {"imagePath": _image(folder, number).name, "imageHeight": 150, "imageWidth": 200, "shapes": shapes}
+    _mask(folder, number).with_suffix(".json").write_text(json.dumps(content))
+    _mask(folder, number).unlink()
+
+
+def test_outlines_of_annotation_files_are_looked_at_as_masks_are(folder: Path) -> None:
+    lesion, speck = [[50, 40], [120, 40], [120, 90], [50, 90]], [[5, 5], [8, 5], [8, 8], [5, 8]]
+    _labelme(folder, 1, lesion)
+    _labelme(folder, 2)
+    _labelme(folder, 3, [[0, 0], [200, 0], [200, 150], [0, 150]])
+    _labelme(folder, 4, [[0, 0], [200, 0], [200, 60], [0, 60]], [[0, 60], [200, 60], [199, 150], [0, 150]])
+    _labelme(folder, 5, lesion, speck)
+    found = _found(folder)
+    told = {finding.check: (finding.files, finding.text) for finding in found.findings}
+    images = {number: (f"images/phantom_{number:04d}.png",) for number in range(2, 6)}
+    assert told == {
+        "empty-masks": (images[2], "no outline in masks/phantom_0002.json"),
+        "full-masks": (images[3], "all of it is outlined in masks/phantom_0003.json"),
+        "inverted-masks": (images[4], "most of the border is outlined in masks/phantom_0004.json"),
+        "specks": (images[5], "1, of 9 px"),
+    }
+    assert found.of("specks")[0].data["boxes"] == [[5, 5, 8, 8]]
+    assert not found.refused
+
+
 def test_masks_may_lie_elsewhere(folder: Path) -> None:
     (folder / "masks").rename(folder.parent / "outlines")
     assert _found(folder / "images").of("no-mask")

@@ -500,6 +500,7 @@ def test_busbra_patients_and_classes(busbra: Path) -> None:
         "birads": "3",
         "histology": "fibroadenoma",
         "side": "left",
+        "patient": "2",
     }
 
 

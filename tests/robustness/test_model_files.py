@@ -96,6 +96,30 @@ def test_the_good_one_is_taken(kind: str, write: Any, phnet: Any, pictures: Path
     assert len(list((tmp_path / "out" / "masks").rglob("*.png"))) == 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "words", "message"),
+    [
+        ("onnx", ["--backend", "torch"], "is an ONNX file, which torch does not run"),
+        ("checkpoint", ["--backend", "openvino"], "openvino runs exported models only"),
+        ("torchscript", ["--model", "default"], "is torchscript, which runs alone"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(
+    kind: str, words: list[str], message: str, write: Any, phnet: Any, pictures: Path, tmp_path: Path
+) -> None:
+    line = ["infer", pictures, tmp_path / "out", "--model", write(kind), *words]
+    refused, told = phnet(*line), phnet(*line, "--dry-run")
+    assert message in told.line
+    assert (told.code, told.line) == (refused.code, refused.line) == (2, told.line)
+
+
+def test_evaluate_wants_a_bundle_unpacked(write: Any, phnet: Any, labeled_folder: Any, tmp_path: Path) -> None:
+    assert phnet("prepare", "folder", labeled_folder(12), tmp_path / "data", "--labeled", 2).code == 0
+    told = phnet("evaluate", write("zip"), tmp_path / "data", tmp_path / "scores")
+    assert told.line == f"{tmp_path / 'bundle.zip'}: is a bundle in a zip file. Unpack it and give its folder"
+    assert not (tmp_path / "scores").exists()
+
+
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 @pytest.mark.parametrize("kind", KINDS)
 def test_cut_short(kind: str, share: float, write: Any, refused: Any) -> None:

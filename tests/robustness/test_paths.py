@@ -76,6 +76,23 @@ def test_every_name_has_its_mask_and_its_row(
     assert f"0 segmented (0 without lesion), {len(files)} finished earlier, 0 failed" in again.out
 
 
+def test_names_cannot_steer_the_terminal(infer: Any, phnet: Any, pictures: Path, tmp_path: Path) -> None:
+    name = "\x1b[2Jcleared\x07\x9b1m\u202egnp\x7f.png"
+    shown = r"\x1b[2Jcleared\x07\x9b1m\u202egnp\x7f.png"
+    (pictures / name).write_bytes(b"no picture")
+    listed = infer(pictures, tmp_path / "out", "--dry-run")
+    assert f"to do: {shown} -> " in listed.out
+    done = infer(pictures, tmp_path / "out")
+    assert f"failed: {shown}: " in done.err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["files"][0]["image"] == name
+    ranked = phnet("rank", pictures, tmp_path / "ranked", "--device", "cpu", "--quiet")
+    refused = infer(pictures / name, tmp_path / "one", "--model", pictures / name)
+    outcomes = [listed, done, ranked, refused, phnet("audit", pictures), phnet("prepare", "folder", pictures, tmp_path)]
+    for outcome in outcomes:
+        assert shown in outcome.out + outcome.err
+        assert not set(outcome.out + outcome.err) & set(name) - set(shown)
+
+
 def test_prepare_takes_every_name_and_training_reads_it(odd: Path, phnet: Any, tmp_path: Path) -> None:
     from phnet_monai.data import load_datalist
 
