@@ -190,8 +190,8 @@ def _with_known_patients(
         if groups:
             names = shorten([record.image.name for record in new])
             raise ValueError(
-                f"the datalist keeps each patient on one side, and {folder} has {len(new)} images that it does not have: "
-                f"{names}. Tell their patients by a table (--patients TABLE.csv)."
+                f"the datalist keeps each patient on one side, and {folder} has {len(new)} images that it does not "
+                f"have: {names}. Tell their patients by a table (--patients TABLE.csv)."
             )
         return list(new)
     if not groups:

@@ -34,8 +34,8 @@ def read_busbra(source: str | PathLike[str]) -> list[Record]:
 
     Returns:
         records in natural order; `case_id` is the column ID, `group_id` the patient (column Case), `class_name` the
-        column Pathology, `details` scanner, BI-RADS, histology, side and patient. An image without a mask stays in, as an
-        unlabeled record, with a warning.
+        column Pathology, `details` scanner, BI-RADS, histology, side and patient. An image without a mask stays in, as
+        an unlabeled record, with a warning.
 
     Raises:
         FileNotFoundError: the folder or one of its three parts is missing, or images that the table names.

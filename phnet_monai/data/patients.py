@@ -55,7 +55,7 @@ def of_patient(record: Record, patient: str) -> Record:
 
 def read_patients(path: str | PathLike[str]) -> dict[str, str]:
     """Patient by image, as the table names it, without ending."""
-    columns, rows = read_rows(path)
+    columns, rows = read_rows(Path(path))
     own = {column.strip().lower(): column for column in columns}
     missing = [name for name in COLUMNS if name not in own]
     if missing:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import nn
 
+from phnet_monai.inference.backends import TorchScriptRunner
+
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor
 
@@ -36,7 +38,8 @@ class NetworkThreads:
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        self.may_share = str(predictor.device) == "cpu" and isinstance(predictor.network, nn.Module)
+        of_torch = isinstance(predictor.network, (nn.Module, TorchScriptRunner))
+        self.may_share = of_torch and str(predictor.device) == "cpu"
         self.lanes = 1
         self.pool: ThreadPoolExecutor | None = None
 
