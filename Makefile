@@ -17,7 +17,7 @@ test: env
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 coverage: env
-	$(PY) -m pytest --cov --cov-report=term
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
 
 check: env
 	$(PY) -m ruff check .

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
@@ -13,6 +15,8 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     Raises:
         ValueError: torch knows no such device, or the machine lacks it.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -20,6 +20,8 @@ from typing import Any
 from tqdm import tqdm
 
 POLL_SECONDS = 2.0
+LONGEST_ERROR = 8000
+"""Characters of an error that a child sends, less than a pipe holds: its parent reads when the child has ended."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def _finish(task: Task, process: Any, receiver: Any, outcome: Outcome, on_done: 
         error = receiver.recv()
     except EOFError:  # the process is gone without a word: killed, or out of memory
         error = f"its process ended with code {process.exitcode}; killed, or out of memory"
+    receiver.close()
     _settle(task, error, outcome, on_done)
 
 
@@ -202,5 +205,6 @@ def _call(task: Task) -> str | None:
         getattr(importlib.import_module(module), name)(**task.arguments)
     except Exception as error:
         known = isinstance(error, (ValueError, OSError, FloatingPointError))
-        return " ".join(str(error).split()) if known and str(error) else traceback.format_exc()
+        text = " ".join(str(error).split()) if known and str(error) else traceback.format_exc()
+        return text[-LONGEST_ERROR:]
     return None

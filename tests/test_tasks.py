@@ -124,6 +124,12 @@ def test_a_defect_is_shown_with_its_traceback() -> None:
     assert "in defect" in error
 
 
+def test_an_error_longer_than_a_pipe_holds_ends_all_the_same() -> None:
+    error = run_tasks([task("long", "fail", message="x" * 1_000_000 + " end")], progress=False).errors["long"]
+    assert error.endswith("x end")
+    assert len(error) < 10_000
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_killed_process_is_a_failure() -> None:
     error = run_tasks([task("gone", "die")], progress=False).errors["gone"]

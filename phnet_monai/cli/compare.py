@@ -75,8 +75,9 @@ def compare(
         "folds": folds,
         "reference": reference,
     }
-    asked = {**given, "reference": None, "matrix": matrix, "preset": preset, **overrides}
-    if report_only and any(value is not None for value in asked.values()):
+    asked = {**given, "reference": None, "matrix": matrix, "preset": preset, "threads": threads, **overrides}
+    changed = recipe != "harmonised" or layout != "auto" or jobs != 1 or allow_leak
+    if report_only and (changed or any(value is not None for value in asked.values())):
         raise ValueError("--report-only shows what was trained; it takes neither rows nor settings")
     if matrix is not None and preset is not None:
         raise ValueError("--matrix and --preset exclude each other; both say what the rows are")

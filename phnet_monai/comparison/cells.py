@@ -245,6 +245,7 @@ def _commit() -> str | None:
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)  # installed below another project's checkout, it is not of that
         changed = git("status", "--porcelain", "--", here, str(bundle_folder()))
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

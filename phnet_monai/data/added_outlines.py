@@ -19,6 +19,7 @@ from phnet_monai.data.datalist import (
     datalist_path,
     load_datalist,
     load_meta,
+    mask_of,
     write_datalist,
 )
 from phnet_monai.data.folder import read_folder
@@ -112,7 +113,7 @@ class _Matched:
 
 
 def _record(entry: Mapping[str, str]) -> Record:
-    mask = entry.get("label", entry.get("hidden_label"))
+    mask = mask_of(entry)
     return Record(
         image=Path(entry["image"]),
         masks=() if mask is None else (Path(mask),),

@@ -11,7 +11,7 @@ from pathlib import Path
 from phnet_monai.data.annotations import Annotation
 from phnet_monai.data.busbra import IMAGES, MASKS, TABLE, find_busbra, image_stem, read_table
 from phnet_monai.data.busi import LESION_CLASSES, NORMAL_CLASS, find_busi, pair_files
-from phnet_monai.data.datalist import FILE_NAME, load_datalist, load_meta
+from phnet_monai.data.datalist import FILE_NAME, load_datalist, load_meta, mask_of
 from phnet_monai.data.drawn_masks import misfits
 from phnet_monai.data.folder import collect_outlines, find_sources, images_by_case, pictures_by_case
 from phnet_monai.data.leaks import Leak, find_leaks, recorded_digests, why_allowed
@@ -184,7 +184,7 @@ def _list_datalist(source: Path) -> Listing:
     places: dict[str, list[str]] = defaultdict(list)
     for part in PARTS:
         for entry in parts[part]:
-            mask = entry.get("label") or entry.get("hidden_label")
+            mask = mask_of(entry)
             places[entry["image"]].append(part)
             if len(places[entry["image"]]) == 1:  # one that stands twice is read once
                 item = Item(

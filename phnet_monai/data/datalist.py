@@ -205,6 +205,11 @@ def summary(path: str | PathLike[str]) -> str:
     return "\n".join([head, *lines])
 
 
+def mask_of(entry: Mapping[str, Any]) -> str | None:
+    """Path of an entry's mask, also of one that is hidden from training; None where nobody outlined the image."""
+    return entry.get("label") or entry.get("hidden_label")
+
+
 _PATH_KEYS = ("image", "label", "hidden_label")
 ENTRY_KEYS = (*_PATH_KEYS, "case_id", "group_id", "class")
 """Keys of an entry with a meaning of their own; all others are details of the data set."""

@@ -100,7 +100,7 @@ def read_colours(path: str | PathLike[str]) -> np.ndarray | None:
     Returns:
         uint8 (H, W, 3) RGB, or None for a file that is stored in grey.
     """
-    with Image.open(path) as image:
+    with Image.open(path, formats=_FORMATS) as image:
         if image.mode in ("1", "L", "LA", "F", *_SIXTEEN_BIT_MODES):
             return None
         # palettes with transparency: Pillow asks for the way by RGBA

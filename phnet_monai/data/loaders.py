@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import os
-import signal
-import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,15 +13,13 @@ from monai.data import CacheDataset
 from monai.transforms import Transform
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from phnet_monai.data.datalist import mask_of
 from phnet_monai.data.decode import read_image, read_mask
-from phnet_monai.device import core_count
+from phnet_monai.data.loader_processes import end_with_parent, process_count
 from phnet_monai.distributed import Shard, joined_shard
 from phnet_monai.seeds import check_seed
 from phnet_monai.transforms.fit import fitted_size, resize
 from phnet_monai.transforms.weak_view import WeakView
-
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that a process gets when its parent ends."""
 
 
 class DecodeLesion(Transform):
@@ -162,7 +155,7 @@ class SemiSupervisedLoader:
         seed: int = 0,
     ) -> None:
         unlabeled_batch_size = unlabeled_batch_size or batch_size
-        num_workers = min(num_workers, core_count())
+        num_workers = process_count(num_workers)
         if batch_size < 1 or unlabeled_batch_size < 1:
             raise ValueError(f"batch sizes are {batch_size} and {unlabeled_batch_size}, expected at least 1")
         if epoch_length is not None and epoch_length < 1:
@@ -265,7 +258,7 @@ def evaluation_dataset(
     Raises:
         ValueError: an image without a mask that is not left out.
     """
-    data = [{**item, "label": item.get("label") or item.get("hidden_label")} for item in data]
+    data = [{**item, "label": mask_of(item)} for item in data]
     missing = [item["image"] for item in data if not item.get("label")]
     data = [item for item in data if item.get("label")]
     if missing and not skip_unmasked:
@@ -293,27 +286,7 @@ def evaluation_loader(dataset: Dataset, *, batch_size: int = 8, num_workers: int
         dataset,
         batch_size=batch_size,
         collate_fn=as_list,
-        num_workers=num_workers,
+        num_workers=process_count(num_workers),
         generator=generator,
         worker_init_fn=end_with_parent,
     )
-
-
-def end_with_parent(_: int) -> None:
-    """In a loader process: end when the training says so, and be killed when the training is (Linux).
-
-    Schedulers send SIGTERM to all processes of a job: the training saves, but could not if its loaders were gone.
-    torch's loader processes notice that their parent is gone, but can then wait for ever to hand on what they loaded.
-    """
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, daemon=True).start()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _end_when_told() -> None:
-    """SIGTERM of the training itself ends this process; that of others is for the training."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

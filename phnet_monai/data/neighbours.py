@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from phnet_monai.data.decode import IMAGE_SUFFIXES
+from phnet_monai.data.mask_names import without_masks
 
 Items = Sequence[Mapping[str, Any]]
 
 
 def images_beside(labeled: Items, validation: Items | None = None) -> list[dict[str, str]]:
-    """Pictures in the folders of listed images that stand in neither list, as unlabeled items.
+    """Pictures in the folders of listed images that stand in neither list, as unlabeled items. Names that begin with a
+    dot and masks of images, by their names, are passed over.
 
     MONAI Label hands a training the outlined images only; the others of the same study lie in the same folder.
 
@@ -24,6 +26,11 @@ def images_beside(labeled: Items, validation: Items | None = None) -> list[dict[
     """
     known = {Path(str(item["image"])).resolve() for item in (*labeled, *(validation or ()))}
     folders = sorted({path.parent for path in known})
-    beside = (path for folder in folders for path in sorted(folder.iterdir()) if path.is_file())
-    found = [path for path in beside if path.suffix.lower() in IMAGE_SUFFIXES and path not in known]
-    return [{"image": str(path)} for path in found]
+    beside = [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    pictures, _ = without_masks(beside, [path.stem for path in beside])
+    return [{"image": str(path)} for path in pictures if path not in known]

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pydoc import ErrorDuringImport, locate
@@ -239,7 +240,10 @@ def config_mistake(error: BaseException) -> ConfigError | None:
         return ConfigError(f"config: {str(wrapper).removeprefix('Failed to evaluate ').strip()} ({reason})")
     if not isinstance(error, (TypeError, AttributeError, RuntimeError)):
         return None
-    component = str(wrapper).split("'")[1]
+    named = re.match(r"Failed to instantiate component '([^']+)'", str(wrapper))
+    if named is None:  # another library's words
+        return None
+    component = named[1]
     if function not in ("instantiate", "__init__", "__new__", component.rpartition(".")[2]):
         return None
     where = "" if function == "instantiate" else f", {file}, line {line}"

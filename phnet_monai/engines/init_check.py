@@ -51,10 +51,17 @@ def check_init(init: str | Path, checkpoint: Mapping[str, Any], network_def: Any
 def _fitting_profile(known: Mapping[str, Any]) -> str | None:
     """A shipped profile with this network."""
     configs = bundle_folder() / "configs"
-    base = json.loads((configs / "train.json").read_text(encoding="utf-8"))["network_def"]
+    usual = {name: parameter.default for name, parameter in inspect.signature(PHNet).parameters.items()}
+    base = usual | json.loads((configs / "train.json").read_text(encoding="utf-8"))["network_def"]
     for path in sorted((configs / "profiles").glob("*.json")):
         overlay = json.loads(path.read_text(encoding="utf-8"))
         network = base | {key.partition("#")[2]: overlay[key] for key in overlay if key.startswith("network_def#")}
-        if all(network.get(key) == known[key] for key in known if key not in ("weights", "embedding_size")):
+        compared = [key for key in known if key not in ("weights", "embedding_size")]
+        if all(_listed(network.get(key)) == _listed(known[key]) for key in compared):
             return path.stem
     return None
+
+
+def _listed(value: Any) -> Any:
+    """Tuples of defaults as lists, which is what JSON and checkpoints hold."""
+    return list(value) if isinstance(value, tuple) else value

@@ -211,8 +211,9 @@ def train_run(
     check_seed(seed)
     check_leaks(datalist, allow=allow_leak)  # before a folder is made; the config warns of what is allowed
     start = None if init is None else read_checkpoint(init)
-    if (out / "last.pt").is_file() and not resume:
-        raise FileExistsError(f"{out / 'last.pt'}: a run was saved here before; use --resume, or another folder")
+    saved_before = [out / name for name in ("last.pt", "previous.pt") if (out / name).is_file()]
+    if saved_before and not resume:
+        raise FileExistsError(f"{saved_before[0]}: a run was saved here before; use --resume, or another folder")
     values = {
         "datalist": str(Path(datalist).resolve()),
         "output_dir": str(out.resolve()),
@@ -235,7 +236,7 @@ def train_run(
     if init is not None and start is not None:
         check_init(init, start, parser.get("network_def"))
     with _alone_in(out) if shard.first else nullcontext():
-        going_on = resume and any((out / name).is_file() for name in ("last.pt", "previous.pt"))
+        going_on = bool(saved_before)
         kept, images = out / "config.json", out / IMAGES
         if going_on:  # a refused resume must not replace what was trained
             check_same_images(images, datalist)

@@ -185,10 +185,13 @@ class SemiSupervisedTrainer(Trainer):
             return contextlib.nullcontext()
         return torch.autocast(self.state.device.type, dtype=self.amp_type)
 
-    @torch.no_grad()
     def teacher_probabilities(self, image: Tensor) -> Tensor:
-        """Teacher in eval mode on (B, 1, H, W) -> float32 probabilities (B, C, H, W), without gradient."""
-        network = self.network if self.teacher is None else self.teacher
+        """`probabilities` of the teacher, or of the student where there is none."""
+        return self.probabilities(self.network if self.teacher is None else self.teacher, image)
+
+    @torch.no_grad()
+    def probabilities(self, network: nn.Module, image: Tensor) -> Tensor:
+        """A network in eval mode on (B, 1, H, W) -> float32 probabilities (B, C, H, W), without gradient."""
         training = network.training
         network.eval()
         with self.autocast():

@@ -114,8 +114,12 @@ class SaveCheckpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         last, previous = self.folder / LAST, self.folder / PREVIOUS
         if not self.resume:
-            if last.is_file():
-                raise FileExistsError(f"{last}: a run was saved here before. Use resume, another folder, or remove it.")
+            # an older run's `previous.pt` would be what this one falls back to
+            if found := [path for path in (last, previous) if path.is_file()]:
+                raise FileExistsError(
+                    f"{found[0]}: a run was saved here before. Use resume, another folder, or remove {LAST} and "
+                    f"{PREVIOUS}."
+                )
         elif last.is_file() or previous.is_file():
             if joined_shard().first:
                 remove_partial_files(self.folder, below=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from phnet_monai.data.loader_processes import end_with_parent, process_count
 from phnet_monai.data.loaders import EpochSampler, WeakViewDataset
 from phnet_monai.engines.step import UNLABELED, Step, View
 from phnet_monai.engines.trainer import NonFiniteLossError, SemiSupervisedTrainer
@@ -209,7 +210,8 @@ class DataExpansion(PseudoMaskGenerator):
             images,
             batch_size=self.gan_batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=process_count(self.num_workers),
+            worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # else the iterator draws from torch's own
         )
         for batch in loader:
@@ -245,9 +247,10 @@ class DataExpansion(PseudoMaskGenerator):
         step.scalars.update(self.losses)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.state_dict(), "losses": dict(self.losses)}
+        return {**super().state_dict(), "generator": self.generator.state_dict(), "losses": dict(self.losses)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.generator.load_state_dict(state["generator"])
         self.losses = dict(state["losses"])
 

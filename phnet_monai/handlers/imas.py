@@ -147,7 +147,7 @@ class IMAS:
             return
         weak, probs, generator = step.views[UNLABELED], step.teacher_probs, engine.generator
         easiness = image_easiness(
-            student_probabilities(engine, weak.image),
+            engine.probabilities(engine.network, weak.image),
             probs,
             weak.valid,
             threshold=self.threshold,
@@ -182,15 +182,3 @@ class IMAS:
             view = step.views[name]
             value = per_image_cross_entropy(step.outputs[name].logits, view.target, view.weight, view.valid)
             step.add_loss(name, value, self.weight / len(names))
-
-
-@torch.no_grad()
-def student_probabilities(engine: SemiSupervisedTrainer, image: Tensor) -> Tensor:
-    """Student in eval mode on (B, 1, H, W) -> float32 probabilities (B, C, H, W), without gradient."""
-    network = engine.network
-    training = network.training
-    network.eval()
-    with engine.autocast():
-        logits = network(image)
-    network.train(training)
-    return logits.float().softmax(dim=1)

@@ -13,19 +13,25 @@ from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
 
 
-def softmax_mse(logits: Tensor, probs: Tensor, valid: Tensor) -> Tensor:
-    """Mean of (softmax(logits) - probs)^2 over classes and valid pixels: the consistency cost of mean teachers.
+def softmax_mse(logits: Tensor, probs: Tensor, counted: Tensor) -> Tensor:
+    """Mean of (softmax(logits) - probs)^2 over classes and counted pixels: the consistency cost of mean teachers.
 
     Args:
         logits: student, (B, C, H, W).
         probs: teacher, (B, C, H, W), without gradient.
-        valid: bool (B, H, W).
+        counted: bool (B, H, W): valid pixels; UA-MT: those of them where the teacher is sure.
 
     Returns:
-        Scalar; 0 where nothing is valid.
+        Scalar; 0 where no pixel counts.
     """
     distance = (logits.float().softmax(dim=1) - probs).square().mean(dim=1)
-    return (distance * valid).sum() / valid.sum().clamp(min=1)
+    return (distance * counted).sum() / counted.sum().clamp(min=1)
+
+
+def without_cross_entropy(step: Step) -> None:
+    """Take the cross-entropy of the unlabeled view out of a step: another term of the method stands in its place."""
+    if UNLABELED in step.views:
+        step.views[UNLABELED] = replace(step.views[UNLABELED], loss_weight=0.0)
 
 
 class MeanTeacher:
@@ -49,9 +55,7 @@ class MeanTeacher:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.add_loss)
 
     def prepare(self, engine: SemiSupervisedTrainer) -> None:
-        views = engine.state.step.views
-        if UNLABELED in views:
-            views[UNLABELED] = replace(views[UNLABELED], loss_weight=0.0)
+        without_cross_entropy(engine.state.step)
 
     def add_loss(self, engine: SemiSupervisedTrainer) -> None:
         step: Step = engine.state.step

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
+from phnet_monai.handlers.mean_teacher import without_cross_entropy
 from phnet_monai.losses import masked_ce_dice_loss
 from phnet_monai.networks import load_checkpoint
 
@@ -48,6 +50,14 @@ def check_labeler(labeler: nn.Module | None, image: Tensor) -> None:
         )
 
 
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of all weights and statistics of a network, in their order."""
+    content = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
 class PseudoMaskGenerator:
     """Adds `pseudo_masks`: (cross-entropy + Dice loss) / 2 to the labeler's masks of the unlabeled images.
 
@@ -64,18 +74,31 @@ class PseudoMaskGenerator:
         self.weight = weight
 
     def attach(self, engine: Engine) -> None:
-        if getattr(engine, "teacher", None) is None:
+        labeler = getattr(engine, "teacher", None)
+        if labeler is None:
             raise ValueError(
                 f"{type(self).__name__}: the trainer has no teacher, expected the network of `load_labeler`"
             )
+        self.labeler_digest = weights_digest(labeler)
         engine.add_event_handler(SemiSupervisedEvents.VIEWS_PREPARED, self.prepare)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.add_loss)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"labeler": self.labeler_digest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the run began with another labeler: it is no part of the checkpoint."""
+        if state.get("labeler", self.labeler_digest) != self.labeler_digest:
+            raise ValueError(
+                "labeler_init holds another network than the one that this run began with; resume with that, or train "
+                "into another folder"
+            )
+
     def prepare(self, engine: SemiSupervisedTrainer) -> None:
-        views = engine.state.step.views
-        if UNLABELED in views:
-            check_labeler(engine.teacher, views[UNLABELED].image)
-            views[UNLABELED] = replace(views[UNLABELED], loss_weight=0.0)
+        step: Step = engine.state.step
+        if UNLABELED in step.views:
+            check_labeler(engine.teacher, step.views[UNLABELED].image)
+        without_cross_entropy(step)
 
     def add_loss(self, engine: SemiSupervisedTrainer) -> None:
         step: Step = engine.state.step

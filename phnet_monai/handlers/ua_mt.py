@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from ignite.engine import Engine
@@ -14,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from phnet_monai.engines.schedule import gaussian_ramp
 from phnet_monai.engines.step import UNLABELED, SemiSupervisedEvents, Step
 from phnet_monai.engines.trainer import SemiSupervisedTrainer
+from phnet_monai.handlers.mean_teacher import softmax_mse, without_cross_entropy
 
 
 def entropy(probs: Tensor) -> Tensor:
@@ -27,21 +27,6 @@ def entropy_threshold(progress: float, classes: int, start: float = 0.75) -> flo
     The source writes log 2 for C, which is right for two classes only.
     """
     return (start + (1 - start) * gaussian_ramp(progress)) * math.log(classes)
-
-
-def certain_mse(logits: Tensor, probs: Tensor, certain: Tensor) -> Tensor:
-    """sum([certain] * (softmax(logits) - probs)^2) / (C * number of certain pixels).
-
-    Args:
-        logits: student, (B, C, H, W).
-        probs: teacher, (B, C, H, W), without gradient.
-        certain: bool (B, H, W), valid pixels with an entropy below the threshold.
-
-    Returns:
-        Scalar; 0 where nothing is certain.
-    """
-    distance = (logits.float().softmax(dim=1) - probs).square().sum(dim=1)
-    return (distance * certain).sum() / (logits.shape[1] * certain.sum().clamp(min=1))
 
 
 @torch.no_grad()
@@ -98,9 +83,7 @@ class UncertaintyAwareMeanTeacher:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.add_loss)
 
     def prepare(self, engine: SemiSupervisedTrainer) -> None:
-        views = engine.state.step.views
-        if UNLABELED in views:
-            views[UNLABELED] = replace(views[UNLABELED], loss_weight=0.0)
+        without_cross_entropy(engine.state.step)
 
     def add_loss(self, engine: SemiSupervisedTrainer) -> None:
         step: Step = engine.state.step
@@ -110,7 +93,7 @@ class UncertaintyAwareMeanTeacher:
         uncertainty = entropy(stochastic_probabilities(engine, view.image, self.passes))
         threshold = entropy_threshold(progress, step.teacher_probs.shape[1], self.threshold)
         certain = (uncertainty < threshold) & view.valid
-        value = certain_mse(step.outputs[UNLABELED].logits, step.teacher_probs, certain)
+        value = softmax_mse(step.outputs[UNLABELED].logits, step.teacher_probs, certain)
         weight = self.weight * gaussian_ramp(progress)
         step.add_loss("consistency", value, weight)
         pixels = view.valid.sum().clamp(min=1)

@@ -22,7 +22,6 @@ from phnet_monai.data.folder import COCO_FILE
 from phnet_monai.files import write_json
 
 Format = Literal["labelme", "coco"]
-FORMATS: tuple[Format, ...] = ("labelme", "coco")
 
 TOLERANCE_SHARE = 0.0015
 """How far a polygon may run beside the mask's contour: share of the image's longest side; half a pixel at least."""

@@ -179,8 +179,8 @@ def _onnx_info(text: str | None, ends: Sequence[Sequence[tuple[str, Any]]], path
 class OpenVinoRunner:
     """A network compiled by OpenVINO; a batch is split over its streams."""
 
-    def __init__(self, compiled: Any, queue: Any) -> None:
-        self.compiled, self.queue = compiled, queue
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
         queue.set_callback(self._keep)
         self.answers: dict[int, Tensor] = {}
 
@@ -225,7 +225,7 @@ def open_openvino(path: str | Path, device: torch.device, *, fall_back: bool = F
     text = model.get_rt_info(entry).astype(str) if model.has_rt_info(entry) else None
     ends = [[(_float_name(end), _shape(end)) for end in side] for side in (model.inputs, model.outputs)]
     info = _onnx_info(text, ends, path)
-    runner = OpenVinoRunner(compiled, openvino.AsyncInferQueue(compiled))
+    runner = OpenVinoRunner(openvino.AsyncInferQueue(compiled))
     check_answer(runner, info["input"]["size"], path)
     return Opened(runner, info, torch.device("cpu"))
 

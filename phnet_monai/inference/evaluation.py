@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from phnet_monai.data import load_part, read_image, read_mask
+from phnet_monai.data.datalist import mask_of
 from phnet_monai.inference.frames import FrameSettings, find_lesions
 from phnet_monai.inference.predictor import Predictor, chunks
 from phnet_monai.inference.report import REPORT_FILE, write_evaluation_report
@@ -27,7 +28,7 @@ def report_evaluation(
     Raises:
         FileNotFoundError, ValueError: the datalist or `scores`/per_image.csv does not fit.
     """
-    items = [item for item in load_part(datalist, part) if _mask_of(item) is not None]
+    items = [item for item in load_part(datalist, part) if mask_of(item) is not None]
     rows = {str(row["case_id"]): row for row in read_per_image(Path(scores) / PER_IMAGE_FILE)}
     lost = [item["case_id"] for item in items if item["case_id"] not in rows]
     if lost:
@@ -43,10 +44,6 @@ def report_evaluation(
     return path
 
 
-def _mask_of(item: Mapping[str, Any]) -> str | None:
-    return item.get("label", item.get("hidden_label"))
-
-
 def _cards(
     predictor: Predictor, items: Sequence[Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
@@ -57,7 +54,7 @@ def _cards(
 
 
 def _card(item: Mapping[str, Any], image: np.ndarray, probs: np.ndarray, row: Mapping[str, Any]) -> dict[str, Any]:
-    truth = read_mask(str(_mask_of(item)))
+    truth = read_mask(str(mask_of(item)))
     frame = find_lesions(image, probs, number=1, spacing=None, settings=FrameSettings())
     return {
         **frame.record,

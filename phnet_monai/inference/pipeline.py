@@ -6,7 +6,6 @@ of different scans share batches. A scan that cannot be read, segmented or writt
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from phnet_monai.data.decode import IMAGE_SUFFIXES, NoImageError
 from phnet_monai.data.scan import Scan, read_scan
+from phnet_monai.device import core_count
 from phnet_monai.files import disk_error
 from phnet_monai.inference.batches import answer_all, read_ahead
 from phnet_monai.inference.formats import mask_suffix, write_scan_masks, write_scan_probabilities
@@ -33,7 +33,7 @@ from phnet_monai.inference.writers import write_jpeg
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor
 
-WRITERS = max(1, min(2, (os.cpu_count() or 1) - 1))
+WRITERS = max(1, min(2, core_count() - 1))
 """On two cores a second writer would share them with the network and a reader: a sixth fewer frames per second."""
 
 _Read = tuple[Mark, Scan]

@@ -101,10 +101,8 @@ def filled(mask: np.ndarray) -> np.ndarray:
 
     Lesions are 8-connected, so what is not lesion is 4-connected: a hole does not leak through a corner.
     """
-    outside, count = ndimage.label(~np.pad(mask, 1))
-    if count <= 1:
-        return mask
-    return outside[1:-1, 1:-1] != outside[0, 0]
+    whole = ndimage.binary_fill_holes(mask)
+    return mask if np.array_equal(whole, mask) else whole
 
 
 def _large_lesions(mask: np.ndarray, smallest: float, *, largest_only: bool) -> np.ndarray:

@@ -83,7 +83,7 @@ def evaluation_item(card: dict[str, Any]) -> Item:
     missed = bool(card.get("missed")) and has_truth
     counted = card.get("false_lesions")
     false_lesions = int(counted) if counted is not None else 0 if has_truth else len(card["lesions"])
-    item = _frame_item(card, card["image"], several=bool(card.get("several_frames")))
+    item = _frame_item(card, card["image"])
     item["values"] |= {
         "dice": dice,
         "iou": None if missing(card.get("iou")) else float(card["iou"]),
@@ -101,7 +101,7 @@ def evaluation_item(card: dict[str, Any]) -> Item:
     return item
 
 
-def _frame_item(frame: dict[str, Any], image: str, *, several: bool) -> Item:
+def _frame_item(frame: dict[str, Any], image: str, *, several: bool = False) -> Item:
     lesions = frame["lesions"]
     height, width = frame["height"], frame["width"]
     small = thumbnail_size(height, width)

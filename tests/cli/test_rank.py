@@ -13,18 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from phnet_monai.cli import main as command_line
 from phnet_monai.cli.main import main
-from phnet_monai.cli.rank import rank
 from phnet_monai.data import load_part, make_phantom, read_image, read_mask
 from phnet_monai.inference import Predictor
 from phnet_monai.networks import PHNet
 from phnet_monai.transforms import fit_image
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(command_line.COMMANDS, "rank", rank)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
+
+from phnet_monai.comparison import cells
 from phnet_monai.comparison.cells import split_sha256, tracked
 from phnet_monai.data import load_datalist, prepare_folder, write_phantoms
 
@@ -43,3 +47,17 @@ def test_pseudo_labels_are_followed_only_where_there_are_any(tmp_path: Path) -> 
     some, none = prepared(images, tmp_path / "some"), prepared(images, tmp_path / "none", labeled=16)
     assert tracked(some, arguments)["config"] == ["ablations/table2_I", "options/pseudo_label_scores"]
     assert tracked(none, arguments) == arguments
+
+
+def test_no_commit_of_a_repository_that_the_package_is_merely_installed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "project" / ".venv" / "phnet_monai" / "comparison" / "cells.py"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    (tmp_path / "project" / ".gitignore").write_text(".venv\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"]):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path / "project"), *identity, *command], check=True)
+    monkeypatch.setattr(cells, "__file__", str(own))
+    assert cells.provenance()["commit"] is None

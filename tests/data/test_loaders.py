@@ -177,7 +177,7 @@ def test_views_do_not_depend_on_the_number_of_workers():
 
 def test_there_are_no_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch):
     """torch would warn of them, with a path of its own and no advice."""
-    monkeypatch.setattr("phnet_monai.data.loaders.core_count", lambda: 1)
+    monkeypatch.setattr("phnet_monai.data.loader_processes.core_count", lambda: 1)
     loader = make(num_workers=4)
     assert loader.unlabeled is not None
     assert loader.labeled.num_workers == loader.unlabeled.num_workers == 1
@@ -368,6 +368,8 @@ def test_evaluation_without_masks_is_refused(entry):
 ENDLESS = """
 import signal
 import numpy as np
+import torch.utils.data._utils.worker
+torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL = 1e6  # torch would look for the parent every 5 seconds
 from phnet_monai.data.loaders import SemiSupervisedLoader
 from phnet_monai.transforms import WeakView
 
@@ -391,7 +393,7 @@ def test_loader_processes_end_with_a_training_that_is_killed():
     finally:
         process.kill()
         process.wait()
-    deadline = time.monotonic() + 4  # torch itself would look for them every 5 seconds
+    deadline = time.monotonic() + 120  # of a broken test only: nothing else would end them
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(alive(worker) for worker in workers)

@@ -28,6 +28,13 @@ def test_pictures_of_the_same_folder_that_stand_in_no_list(study: Path) -> None:
     assert images_beside(items(study, "a.png"), None) == images_beside(items(study, "a.png"), [])
 
 
+def test_hidden_files_and_masks_are_no_images(study: Path) -> None:
+    for name in ("._a.png", "a_mask.png", "b_mask_1.png", "single_mask.png"):
+        (study / name).touch()
+    found = images_beside(items(study, "a.png"), items(study, "d.tif"))
+    assert found == items(study, "b.JPG", "c.png", "single_mask.png")
+
+
 def test_several_folders(study: Path) -> None:
     (study / "other" / "f.png").touch()
     found = images_beside(items(study, "a.png", "b.JPG", "c.png", "d.tif"), items(study, "other/e.png"))

@@ -246,6 +246,9 @@ def test_a_folder_of_an_earlier_run_is_refused(tmp_path):
     handler, _, engine = make(tmp_path)
     with pytest.raises(FileExistsError, match=r"last\.pt: a run was saved here before\. Use resume, another folder"):
         handler.start(engine)
+    (tmp_path / "last.pt").rename(tmp_path / "previous.pt")
+    with pytest.raises(FileExistsError, match=r"previous\.pt: a run was saved here before\. .*remove last\.pt and"):
+        handler.start(engine)
     make(tmp_path / "other" / "folder")[0].start(engine)  # is made
     make(tmp_path / "other" / "folder", resume=True)[0].start(engine)  # nothing to resume: a fresh run
 

@@ -334,7 +334,7 @@ def test_a_resumed_run_goes_on_with_its_generator(tiny, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cut.trainer.run()
     saved = torch.load(tmp_path / "cut" / "last.pt", weights_only=True)["training"]["handlers"]["method"]
-    assert set(saved) == {"generator", "losses"}
+    assert set(saved) == {"labeler", "generator", "losses"}
     resumed = build(tiny, tmp_path / "cut", resume=True)
     resumed.trainer.run()
     assert resumed.view.seen == []  # not trained again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import runpy
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,13 +56,15 @@ def make_engine(seed: int = 0, sharpness: float = 3.0, lesion: float = 0.0) -> S
     probs = (sharpness * logits).softmax(dim=1)
     weak = View(image, probs.argmax(dim=1), torch.ones(BATCH, SIZE, SIZE), valid)
     views = {"labeled": weak, "unlabeled": weak}
-    return SimpleNamespace(
+    engine = SimpleNamespace(
         state=SimpleNamespace(step=Step(views=dict(views), weak=dict(views), teacher_probs=probs)),
         generator=torch.Generator().manual_seed(seed),
         network=Answer(sharpness * others).train(),
         autocast=contextlib.nullcontext,
         format=torch.contiguous_format,
     )
+    engine.probabilities = MethodType(SemiSupervisedTrainer.probabilities, engine)
+    return engine
 
 
 def random_probs(seed: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,6 +93,21 @@ def test_a_labeler_of_another_size_is_refused_at_the_first_step(tiny, labeler_pa
         run.trainer.run()
 
 
+def test_a_run_goes_on_with_its_own_labeler_only(tiny, labeler_path, tmp_path):
+    handler = PseudoMaskGenerator()
+    tiny.build(apa=False, hpc=False, teacher=load_labeler(labeler_path), train_handlers=[handler])
+    state = handler.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    handler.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    handler.load_state_dict({})  # of an older version
+    other = load_labeler(labeler_path)
+    with torch.no_grad():
+        next(other.parameters()).flatten()[0] += 1e-3
+    tiny.build(apa=False, hpc=False, teacher=other, train_handlers=[handler])
+    with pytest.raises(ValueError, match="labeler_init holds another network than the one that this run began with"):
+        handler.load_state_dict(state)
+
+
 def test_the_labeler_is_the_checkpoints_teacher_and_frozen(tiny, labeler_path):
     labeler = load_labeler(labeler_path)
     saved = torch.load(labeler_path, weights_only=True)

@@ -166,7 +166,10 @@ def test_pseudo_labels_are_scored_during_training(tiny):
 
 
 def test_an_evaluator_may_be_left_out(tiny):
-    tiny.build(max_epochs=1, handlers=(RunEvaluator(None),)).trainer.run()
+    without, plain = tiny.build(max_epochs=1, handlers=(RunEvaluator(None),)), tiny.build(max_epochs=1)
+    without.trainer.run()
+    plain.trainer.run()
+    assert tiny.equal(tiny.weights(without.student), tiny.weights(plain.student))
 
 
 def test_an_interval_below_one_is_refused():

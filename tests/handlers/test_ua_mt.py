@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from phnet_monai.handlers import UncertaintyAwareMeanTeacher
-from phnet_monai.handlers.ua_mt import certain_mse, entropy, entropy_threshold, stochastic_probabilities
+from phnet_monai.handlers.mean_teacher import softmax_mse
+from phnet_monai.handlers.ua_mt import entropy, entropy_threshold, stochastic_probabilities
 
 STEPS = 4  # an epoch of `tiny.build`
 
@@ -41,7 +42,7 @@ def test_the_cost_equals_its_transcription(literal, classes, progress):
     uncertainty = entropy(torch.stack(passes).mean(dim=0))
     torch.testing.assert_close(uncertainty.double(), torch.from_numpy(literal.entropy(arrays)), rtol=1e-5, atol=1e-6)
     certain = (uncertainty < entropy_threshold(progress, classes)) & valid
-    found = certain_mse(logits, passes[0], certain)
+    found = softmax_mse(logits, passes[0], certain)
     numbers = logits.double().numpy(), arrays[0], literal.entropy(arrays), valid.numpy(), progress
     assert found.item() == pytest.approx(literal.consistency(*numbers), rel=1e-5)
     assert found > 0
@@ -67,7 +68,7 @@ def test_entropies_at_the_edges():
 def test_uncertain_pixels_get_no_gradient():
     logits, passes, valid = case()
     logits.requires_grad_()
-    certain_mse(logits, passes[0], valid).backward()
+    softmax_mse(logits, passes[0], valid).backward()
     outside = ~valid.unsqueeze(1).expand_as(logits)
     assert not logits.grad[outside].any()
     assert logits.grad[~outside].all()
@@ -76,7 +77,7 @@ def test_uncertain_pixels_get_no_gradient():
 def test_nothing_certain():
     logits, passes, valid = case()
     logits.requires_grad_()
-    loss = certain_mse(logits, passes[0], torch.zeros_like(valid))
+    loss = softmax_mse(logits, passes[0], torch.zeros_like(valid))
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()

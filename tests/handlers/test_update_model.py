@@ -10,7 +10,8 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from phnet_monai.handlers import UpdateModel
+from phnet_monai.distributed import Shard
+from phnet_monai.handlers import SaveCheckpoints, UpdateModel
 from phnet_monai.networks import PHNet, read_checkpoint
 from phnet_monai.networks.digests import check_digest, read_digests, record_digests
 
@@ -93,10 +94,40 @@ def test_without_a_path_nothing_is_touched(folder: Path) -> None:
 
 
 def test_a_training_that_goes_on_keeps_its_files(folder: Path, tmp_path: Path) -> None:
-    handler, engine = UpdateModel(folder, tmp_path / "model.pt"), Engine(lambda engine, batch: None)
-    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "iteration", 1))  # as a resumed run stands
-    handler.attach(engine)
-    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: checkpoint(folder / "best.pt", 1))
-    engine.run([0, 0], max_epochs=1)
+    run(UpdateModel(folder, tmp_path / "model.pt", resume=True), lambda: checkpoint(folder / "best.pt", 1))
     assert (folder / "last.pt").read_text() == "first last.pt"
     assert not (folder / "earlier").exists()
+
+
+def test_it_stands_before_the_checkpoints(tiny: Any, tmp_path: Path) -> None:
+    """With the handler that resumes: a fresh training sets the other aside, one that goes on has all its steps."""
+    for resume, epochs, steps in ((False, 1, [1, 2, 3, 4]), (True, 1, []), (False, 2, list(range(1, 9)))):
+        trained = tiny.build(max_epochs=epochs)
+        seen: list[int] = []
+        saving = SaveCheckpoints(
+            tmp_path / "run",
+            trained.student,
+            trained.optimizer,
+            teacher=trained.teacher,
+            input_size=tiny.SIZE,
+            pad_value=0.33,
+            method="phnet",
+            resume=resume,
+        )
+        for handler in (UpdateModel(tmp_path / "run", tmp_path / "model.pt", resume=resume), saving):
+            handler.attach(trained.trainer)
+        trained.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda engine, seen=seen: seen.append(engine.state.iteration)
+        )
+        trained.trainer.run()
+        assert seen == steps
+    assert sorted(path.name for path in (tmp_path / "run" / "earlier").iterdir()) == ["1"]
+
+
+def test_of_several_processes_the_first_moves_and_writes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phnet_monai.handlers.update_model.joined_shard", lambda: Shard(1, 2))
+    run(UpdateModel(folder, tmp_path / "model.pt"), lambda: checkpoint(folder / "best.pt", 1))
+    assert (folder / "last.pt").read_text() == "first last.pt"
+    assert not (tmp_path / "model.pt").exists()

@@ -33,7 +33,6 @@ INDENTED = re.compile(r"(?:^ {4,}\S[^\n]*\n)+", re.MULTILINE)
 BLOCK = re.compile(f"{FENCED.pattern}|({INDENTED.pattern})", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 PROGRAMS = ("phnet", "python", "make", "torchrun")
-NOT_OURS = {"pip", "tensorboard", "mkdir", "cp", "cd", "git"}  # looked at no further
 MONAI_FLAGS = {"config_file", "meta_file", "logging_file", "run_id", "tracking", "bundle_root", "filepath"}
 OTHERS_COMMANDS = {  # docs/inference.md, "Coming from other predict commands"
     *("save_probabilities", "disable_tta", "continue_prediction"),

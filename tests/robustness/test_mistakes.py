@@ -14,6 +14,7 @@ from phnet_monai.engines.config_check import ConfigError
 from phnet_monai.engines.init_check import check_init
 from phnet_monai.engines.run import compose, training_overlays
 from phnet_monai.extras import MissingExtraError, extra_module
+from phnet_monai.networks import PHNet
 from phnet_monai.shipped import bundle_folder
 
 
@@ -223,6 +224,16 @@ def test_a_network_that_is_told_in_another_way_is_no_other_network(network: dict
     check_init("x.pt", checkpoint, {"_target_": "phnet_monai.networks.PHNet", **network})
     with pytest.raises(ConfigError, match=r"x\.pt: is a network with decoder deeplabv3plus, this training's has"):
         check_init("x.pt", checkpoint, {"_target_": "phnet_monai.networks.PHNet", **network, "decoder": "unet"})
+
+
+def test_the_profile_of_a_trained_checkpoint_is_named() -> None:
+    """It tells all arguments of its network, also those that no profile names."""
+    parser = compose(bundle_folder() / "configs" / "train.json", training_overlays("cpu", "phnet"), {})
+    shaped = {name: value for name, value in parser.get("network_def").items() if name != "_target_"}
+    known = PHNet(**{**shaped, "weights": None, "embedding_size": None}).arguments
+    wanted = {"_target_": "phnet_monai.networks.PHNet", "encoder": "resnet50"}
+    with pytest.raises(ConfigError, match=r"this training's has encoder resnet50\. Train with --profile cpu, or"):
+        check_init("x.pt", {"info": {"network": known}}, wanted)
 
 
 def test_an_unknown_score_ends_the_first_epoch(phnet: Any, datalist: Path, tmp_path: Path) -> None:

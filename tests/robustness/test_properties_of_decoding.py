@@ -31,7 +31,6 @@ SAME = settings(
 )
 
 SIZES = array_shapes(min_dims=2, max_dims=2, max_side=9)
-MODES = {np.uint8: None, np.uint16: "I;16", np.bool_: None}
 
 
 def grey_twin(values: np.ndarray) -> np.ndarray:
