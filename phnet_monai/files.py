@@ -215,3 +215,26 @@ def terminal_text(text: str) -> str:
 def without_csv_mark(text: str) -> str:
     """The text of which `csv_text` made this one."""
     return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA) else text
+
+
+def real_path(path: str | Path) -> Path:
+    """Absolute, without links; unlike `Path.resolve`, links in a circle are no error here."""
+    return Path(os.path.realpath(path))
+
+
+def check_out(out: str | Path) -> Path:
+    """`out` as a path.
+
+    Raises:
+        NotADirectoryError: it, or a folder above it, is a file or a link to nowhere.
+        ValueError: it is empty.
+    """
+    if not str(out):
+        raise ValueError("the output folder has no name (an unset variable?); `.` is the present folder")
+    out = Path(out)
+    for folder in (out, *out.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise NotADirectoryError(f"{folder} is a link that leads nowhere, expected a folder for the results")
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file, expected a folder for the results")
+    return out

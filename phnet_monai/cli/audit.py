@@ -36,8 +36,7 @@ def audit(
     import sys
     from pathlib import Path
 
-    from phnet_monai.files import atomic_writer, terminal_text, write_json
-    from phnet_monai.inference.files import check_out
+    from phnet_monai.files import atomic_writer, check_out, terminal_text, write_json
 
     if out is not None:
         check_out(out)

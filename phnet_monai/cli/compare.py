@@ -65,7 +65,7 @@ def compare(
         quiet: no progress bar
         overrides: values of the configuration for all trainings, by their ids: --max_epochs 12
     """
-    from phnet_monai.inference.files import check_out
+    from phnet_monai.files import check_out
 
     given = {
         "rows": _words(methods),

@@ -10,7 +10,7 @@ def demo(out: str, *, seed: int = 0) -> int:
         out: folder for images, checkpoints and results
         seed: for images, weights and sampling
     """
-    from phnet_monai.inference.files import check_out
+    from phnet_monai.files import check_out
 
     check_out(out)
 

@@ -38,9 +38,8 @@ def evaluate(
         overwrite: replace the scores that OUT holds, and their report
         allow_leak: score although one image, patient or scan is on two sides of the split
     """
-    from phnet_monai.cli.infer import model_files
-    from phnet_monai.cli.train import datalist_file
-    from phnet_monai.inference.files import check_out
+    from phnet_monai.cli.inputs import datalist_file, model_files
+    from phnet_monai.files import check_out
 
     files = model_files(checkpoint)
     if batch_size < 1:

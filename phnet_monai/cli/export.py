@@ -30,7 +30,7 @@ def export(
         check: picture, DICOM or NIfTI file to compare on, or a folder, of which 64 are taken; phantoms where not given
         overwrite: replace OUT
     """
-    from phnet_monai.cli.infer import model_files
+    from phnet_monai.cli.inputs import model_files
 
     files = model_files(model)
     kind = kind_of(out) if to is None else to

@@ -69,6 +69,7 @@ def infer(
     """
     import sys
 
+    from phnet_monai.cli.inputs import model_files
     from phnet_monai.inference.files import check_paths, find_scans
 
     source, _ = check_paths(input, out)
@@ -100,18 +101,10 @@ def infer(
     )
     settings = FrameSettings(threshold, cleaning, spacing_mm)
     if dry_run:
-        from phnet_monai.device import pick_device
-        from phnet_monai.files import terminal_text
-        from phnet_monai.inference.folder import preview
-        from phnet_monai.inference.models import model_digest
-
-        pick_device(device)
-        kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
-        told = {**settings.as_settings(), "flip": flip, "model_sha256": model_digest(models, backend=backend)}
-        told |= {"backend": backend} if backend in ("onnx", "openvino") else {}  # torch runs TorchScript, too
-        choice: dict[str, Any] = {"overwrite": overwrite, "anonymize": anonymize, "limit": limit}
+        told = {**settings.as_settings(), "flip": flip}
         if current_shard().first:
-            print(terminal_text("\n".join(preview(input, out, kinds=kinds, settings=told, **choice))))
+            choice: dict[str, Any] = {"overwrite": overwrite, "anonymize": anonymize, "limit": limit}
+            _tell_what_would_be_done(input, out, models, device, backend, wanted, told, choice)
         return 0
 
     from phnet_monai.inference import Predictor, infer_folder
@@ -134,44 +127,27 @@ def infer(
     return result.exit_code if current_shard().first else 0
 
 
-def model_files(entries: list[str] | None) -> list[str]:
-    """The models to use: each entry is one or, where there is nothing of that name, several joined by commas; without
-    any, and for `default`, the model that comes with the package.
+def _tell_what_would_be_done(
+    input: str,
+    out: str,
+    models: list[str],
+    device: str,
+    backend: str,
+    wanted: dict[str, bool],
+    told: dict[str, Any],
+    choice: dict[str, Any],
+) -> None:
+    """`--dry-run`: refuse what can be refused without the model, and list the images."""
+    from phnet_monai.device import pick_device
+    from phnet_monai.files import terminal_text
+    from phnet_monai.inference.folder import preview
+    from phnet_monai.inference.models import model_digest
 
-    Raises:
-        ValueError: an empty name.
-        FileNotFoundError: one of them is not there.
-    """
-    from pathlib import Path
-
-    if entries is None:
-        from phnet_monai.inference.models import default_model
-
-        return [str(default_model())]
-    if not all(entry.strip() for entry in entries):
-        raise ValueError(
-            "--model is empty (a variable that is not set?); leave it out for the model that comes with phnet"
-        )
-    parts = [part for entry in entries for part in ([entry] if Path(entry).exists() else entry.split(","))]
-    files = [shipped_or_given(part) for part in parts]
-    for file in files:
-        if not Path(file).exists():
-            raise FileNotFoundError(
-                f"{file}: no such model; give a checkpoint of `phnet train`, a bundle folder, an exported file, or "
-                "`default` for the model that comes with phnet"
-            )
-    return files
-
-
-def shipped_or_given(model: str) -> str:
-    """The shipped model's file for `default`, where nothing of that name lies here; else `model` itself."""
-    from pathlib import Path
-
-    if model != "default" or Path(model).exists():
-        return model
-    from phnet_monai.inference.models import default_model
-
-    return str(default_model())
+    pick_device(device)
+    told = {**told, "model_sha256": model_digest(models, backend=backend)}
+    told |= {"backend": backend} if backend in ("onnx", "openvino") else {}  # torch runs TorchScript, too
+    kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
+    print(terminal_text("\n".join(preview(input, out, kinds=kinds, settings=told, **choice))))
 
 
 def own_device(name: str) -> str:

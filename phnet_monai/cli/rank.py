@@ -46,7 +46,7 @@ def rank(
     """
     import sys
 
-    from phnet_monai.cli.infer import model_files
+    from phnet_monai.cli.inputs import model_files
     from phnet_monai.files import terminal_text
     from phnet_monai.inference.rank_inputs import check_rank_out, find_pool
 

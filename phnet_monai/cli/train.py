@@ -48,8 +48,8 @@ def train(
         tracking: mlflow keeps losses and scores in OUT/mlruns.db too, or where MLFLOW_TRACKING_URI says
         overrides: values of the configuration, by their ids
     """
-    from phnet_monai.cli.infer import shipped_or_given
-    from phnet_monai.inference.files import check_out
+    from phnet_monai.cli.inputs import datalist_file, shipped_or_given
+    from phnet_monai.files import check_out
 
     init = None if init is None else shipped_or_given(init)
     files = config_files(config or [])
@@ -100,15 +100,3 @@ def config_files(entries: Sequence[str]) -> list[str]:
     for entry in entries:
         files += [entry] if Path(entry).exists() else [part for part in entry.split(",") if part]
     return files
-
-
-def datalist_file(path: str) -> str:
-    """The datalist meant by `path`: the file itself, or `datalist.json` in that folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    file = Path(path) / "datalist.json" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such datalist; make one with `phnet prepare`")
-    return str(file)

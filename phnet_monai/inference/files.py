@@ -13,6 +13,7 @@ from pathlib import Path
 
 from phnet_monai.data.mask_names import without_masks
 from phnet_monai.data.scan import SCAN_ENDINGS, is_scan
+from phnet_monai.files import check_out, real_path
 
 LONGEST_NAME = 240
 """Bytes of a result's name without its ending."""
@@ -88,29 +89,6 @@ def _may_match(pattern: Path, out: Path) -> bool:
         return True
     matched = [real_path(found) for found in glob.glob(str(pattern))]
     return any(found.is_dir() and real_path(out).is_relative_to(found) for found in matched)
-
-
-def real_path(path: str | Path) -> Path:
-    """Absolute, without links; unlike `Path.resolve`, links in a circle are no error here."""
-    return Path(os.path.realpath(path))
-
-
-def check_out(out: str | Path) -> Path:
-    """`out` as a path.
-
-    Raises:
-        NotADirectoryError: it, or a folder above it, is a file or a link to nowhere.
-        ValueError: it is empty.
-    """
-    if not str(out):
-        raise ValueError("the output folder has no name (an unset variable?); `.` is the present folder")
-    out = Path(out)
-    for folder in (out, *out.parents):
-        if folder.is_symlink() and not folder.exists():
-            raise NotADirectoryError(f"{folder} is a link that leads nowhere, expected a folder for the results")
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is a file, expected a folder for the results")
-    return out
 
 
 def find_scans(source: str | Path) -> Sources:

@@ -11,7 +11,8 @@ from phnet_monai.data.datalist import FILE_NAME, load_datalist
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.folder import find_sources
 from phnet_monai.data.leaks import same_files
-from phnet_monai.inference.files import check_out, check_paths, find_scans, real_path
+from phnet_monai.files import check_out, real_path
+from phnet_monai.inference.files import check_paths, find_scans
 
 TABLE_FILE, SETTINGS_FILE = "ranking.csv", "ranking.json"
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from phnet_monai import demo
-from phnet_monai.cli.infer import model_files
+from phnet_monai.cli.inputs import model_files
 from phnet_monai.cli.main import main
 from phnet_monai.data import load_datalist, read_image, write_phantoms
 from phnet_monai.engines.run import compose, overlay
