@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 
@@ -22,6 +24,7 @@ def extra_module(name: str, extra: str, *, purpose: str, otherwise: str = "") ->
     Raises:
         MissingExtraError: it is not installed, or its import fails.
     """
+    _without_telemetry()
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -30,3 +33,11 @@ def extra_module(name: str, extra: str, *, purpose: str, otherwise: str = "") ->
         raise MissingExtraError(
             f"{purpose} needs {name}, {fault}. Run: pip install 'phnet-monai[{extra}]'{otherwise}", name=name
         ) from error
+
+
+def _without_telemetry() -> None:
+    """Nothing leaves the machine unasked (SECURITY.md): ONNX Runtime, OpenVINO and MLflow tell their makers of their
+    use unless they are told not to before they are imported."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO does without it

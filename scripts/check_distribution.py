@@ -24,7 +24,9 @@ import numpy as np
 from PIL import Image
 
 from phnet_monai.data import make_phantom
-from phnet_monai.inference.zipped import unzip
+from phnet_monai.inference.zipped import ArchiveError, unzip
+from phnet_monai.networks.description import CheckpointError
+from phnet_monai.networks.digests import check_digest, read_digests
 
 SIZES = ((120, 180), (160, 160), (301, 200), (90, 77))
 LINK = "_phnet_dependencies.pth"
@@ -110,13 +112,15 @@ def check(wheel: Path, bundle: Path, folder: Path, *, install: bool = False) -> 
     """
     python = environment(folder / "environment", wheel, install=install)
     root, elsewhere = unpack(bundle, folder / "unpacked"), folder / "elsewhere"
+    for name in read_digests(root / "models"):
+        check_digest(root / "models" / name)
     elsewhere.mkdir()
     images = phantoms(folder / "images")
     config = root / "configs" / "inference.json"
     common = ["--dataset_dir", images[0].parent, "--device", "cpu"]
     words = [python, "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", root]
     call([*words, "--output_dir", folder / "by_monai", *common], elsewhere)
-    words = [python, "-m", "phnet_monai", "infer", images[0].parent, folder / "by_command"]
+    words = [python, "-m", "phnet_monai", "infer", images[0].parent, folder / "by_command", "--model", root]
     call([*words, "--device", "cpu", "--quiet"], elsewhere)
     left = [path.name for path in elsewhere.iterdir()]
     if left:
@@ -133,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             lesion = check(args.wheel, args.bundle, Path(folder), install=args.install)
-        except CheckError as error:
+        except (CheckError, CheckpointError, ArchiveError, OSError) as error:
             print(f"check_distribution: {error}", file=sys.stderr)
             return 2
     print(f"ok: {args.wheel.name} and {args.bundle.name} write the same {len(SIZES)} masks ({lesion} lesion pixels)")

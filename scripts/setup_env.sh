@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
-cache="${PHNET_ENV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/phnet-monai}"
+cache="${PHNET_ENV_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/phnet-monai}"
 
 # dependency tables + interpreter = key; comments and other tables of pyproject.toml do not rebuild anything
 key=$("$python" - <<'PY'

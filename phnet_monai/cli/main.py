@@ -7,6 +7,7 @@ by SIGTERM; 1 a defect (with its traceback). `PHNET_DEBUG=1` shows the traceback
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import re
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     # where MLflow is installed, importing MONAI imports it, and it would tell its makers of its use
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    _name_the_user()
     threading.excepthook = _told_by_a_thread
     # an error is told once, below; Ignite's engines would tell it before, some twice
     logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
@@ -118,6 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return USER_ERROR
         print(f"phnet: {one_line(full)}; what was finished is kept: mend that and run it again", file=sys.stderr)
         return DISK_ERROR
+
+
+def _name_the_user() -> None:
+    """Importing MONAI asks for the user's name, and fails for a number without one (`docker run --user 12345`)."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def _nobody_reads() -> bool:

@@ -38,7 +38,7 @@ def train(
         recipe: harmonised trains every method by PH-Net's protocol, native by its authors' optimiser and
             schedule
         config: configuration files, or names of shipped ones (ablations/table2_I), laid over profile and
-            method in this order: a.json,b.json, or repeated
+            method, in this order; a.json,b.json or repeated
         seed: for weights, sampling and augmentation
         init: checkpoint to start from, weights only; default: the model that comes with phnet (profile cpu)
         resume: go on from the last checkpoint in OUT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -27,10 +28,10 @@ RECIPES = ("harmonised", "native")
 MAY_DIFFER = (
     *("bundle_root", "dataset_dir", "output_dir", "datalist", "device", "amp", "num_workers", "cache_rate"),
     *("init", "labeler_init", "second_init", "resume", "allow_leak"),
-    *("progress", "checkpoints", "pseudo_label_evaluator"),
+    *("progress", "pseudo_label_evaluator"),
 )
 """Ids that do not change what is trained: places, means, and what is said and kept of it."""
-MAY_DIFFER_WITHIN = ("train#trainer#on_nonfinite",)
+MAY_DIFFER_WITHIN = ("train#trainer#on_nonfinite", "checkpoints#interval")
 """The same within others: a run that was stopped by a broken step can go on by passing over it."""
 IMAGES, LEARNT = "images.json", ("labeled", "unlabeled")
 """In the folder of a run: the images that it learns from, by part."""
@@ -107,6 +108,20 @@ def training_overlays(
             )
         files.append(overlay("native", method))
     return [*files, *overlay_files(config)]
+
+
+def check_no_separator(*paths: Any) -> None:
+    """Refuse paths with `#`: MONAI's parser of configs takes it for the separator of ids, and would read and write
+    elsewhere.
+
+    Raises:
+        ConfigError: naming the path.
+    """
+    for path in paths:
+        if isinstance(path, (str, Path)) and SEPARATOR in (whole := str(Path(path).resolve())):
+            raise ConfigError(
+                f"{whole}: holds `{SEPARATOR}`, which MONAI's configs take for a separator; rename the file or folder"
+            )
 
 
 def compose(
@@ -209,6 +224,8 @@ def train_run(
         raise ValueError(f"device is {device!r}, but torchrun has started {shard.world} processes; leave it at auto")
     device = str(pick_device(device)) if device != "auto" else device
     check_seed(seed)
+    given = [(overrides or {}).get(name) for name in ("labeler_init", "second_init")]
+    check_no_separator(datalist, out, init, *given)
     check_leaks(datalist, allow=allow_leak)  # before a folder is made; the config warns of what is allowed
     start = None if init is None else read_checkpoint(init)
     saved_before = [out / name for name in ("last.pt", "previous.pt") if (out / name).is_file()]
@@ -239,7 +256,10 @@ def train_run(
         going_on = bool(saved_before)
         kept, images = out / "config.json", out / IMAGES
         if going_on:  # a refused resume must not replace what was trained
+            check_same_processes(kept, shard)
             check_same_images(images, datalist)
+        elif resume and shard.first:
+            print(f"phnet: {out}: there is nothing to resume; a new training begins", file=sys.stderr)
         if going_on and kept.is_file():
             check_same_config(kept, parser.get())
         elif shard.first:
@@ -274,6 +294,24 @@ def _alone_in(out: Path) -> Iterator[None]:
             if made:
                 remove_unless_more(out, ("config.json", IMAGES, ".lock", "tensorboard", "mlruns.db"))
             raise
+
+
+def check_same_processes(kept: Path, shard: Shard) -> None:
+    """Refuse to go on by one process with what several have trained, or the other way round.
+
+    Args:
+        kept: the run's config.json, in which joined processes have `finalize`.
+
+    Raises:
+        ConfigError.
+    """
+    several = bool(_read_json(kept).get("finalize")) if kept.is_file() else shard.world > 1
+    if several != (shard.world > 1):
+        before = "several processes" if several else "one process"
+        raise ConfigError(
+            f"{kept.parent}: the run was trained by {before}, now there {'is' if shard.world == 1 else 'are'} "
+            f"{shard.world}; resume with as many"
+        )
 
 
 def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
@@ -372,6 +410,7 @@ def evaluate_run(
     """
     device = str(pick_device(device)) if device != "auto" else device
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
+    check_no_separator(datalist, out, *paths)
     images = load_part(datalist, part)
     check_leaks(datalist, allow=allow_leak)
     _, info = load_ensemble(paths, which=which)

@@ -257,9 +257,22 @@ class SaveCheckpoints:
         for name, handler in self.handlers.items():
             handler.load_state_dict(own["handlers"].get(name, state["handlers"][name]))
         self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]
+        self._check_best()
         self.last_score = content["info"]["score"]["value"]
         self._saved = state["iteration"]
         self._place(engine, state, own["random"])
+
+    def _check_best(self) -> None:
+        """A run that goes on without its `best.pt` (only `last.pt` was copied) must not tell of it: the next best of
+        its epochs takes the place."""
+        if not self.best_epoch:
+            return
+        try:
+            read_checkpoint(self.folder / BEST)
+        except (CheckpointError, FileNotFoundError) as error:
+            if joined_shard().first:
+                _say(f"{error}; the best of the epochs from here on takes its place")
+            self.best_score, self.best_epoch = -math.inf, 0
 
     def _place(self, engine: Engine, state: dict[str, Any], numbers: dict[str, Any]) -> None:
         """Where the run goes on: after an epoch, before its validation, or between two of its steps."""

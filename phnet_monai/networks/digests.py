@@ -22,7 +22,9 @@ def read_digests(folder: str | Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     digests = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
         if not (match := _LINE.fullmatch(line)):
             raise CheckpointError(f"{path}, line {number}: found {line!r}, expected 64 hex digits, two spaces, a name")
         digests[match[2]] = match[1].lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,22 @@ def test_a_library_that_is_there_but_broken(tmp_path: Path, monkeypatch: Any) ->
     with pytest.raises(MissingExtraError, match="needs no_such_library, which is not installed"):
         extra_module("no_such_library", "plot", purpose="drawing")
     assert issubclass(MissingExtraError, ImportError)
+
+
+def test_libraries_that_tell_their_makers_of_their_use_are_silenced() -> None:
+    extra_module("json", "none", purpose="a test")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`docker run --user 12345`: importing MONAI asks for the name."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    monkeypatch.setenv("USER", "")
+    assert main(["--version"]) == 0
+    assert os.environ["USER"] == str(os.getuid())

@@ -289,3 +289,42 @@ def test_a_checkpoint_whose_weights_are_none_falls_back(
     torch.save({**content, "student": broken}, run / "last.pt")
     assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 0
     assert f"Going on from {run / 'previous.pt'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["out", "datalist", "init"])
+def test_a_path_that_the_configs_would_misread_is_refused(
+    place: str, phnet: Any, datalist: Path, model: Path, tmp_path: Path
+) -> None:
+    """MONAI takes `#` for a separator: the whole training would run, into another folder."""
+    odd = tmp_path / "set#1"
+    odd.mkdir()
+    (odd / "datalist.json").write_bytes(datalist.read_bytes())
+    (odd / "m.pt").write_bytes(model.read_bytes())
+    words = {"out": (datalist, odd / "run"), "datalist": (odd, tmp_path / "run"), "init": (datalist, tmp_path / "run")}
+    further = ("--init", odd / "m.pt") if place == "init" else ()
+    outcome = phnet("train", *words[place], "--profile", "smoke", "--device", "cpu", *further)
+    assert outcome.code == 2
+    assert "holds `#`, which MONAI's configs take for a separator; rename the file or folder" in outcome.line
+    assert sorted(path.name for path in tmp_path.iterdir() if "run" in path.name) == []
+    scored = phnet("evaluate", model, datalist, odd / "scores", "--device", "cpu")
+    assert (scored.code, "holds `#`" in scored.line) == (2, True)
+
+
+def test_what_cannot_be_gone_on_with_is_told(phnet: Any, datalist: Path, tmp_path: Path) -> None:
+    words = ("train", datalist, tmp_path / "run", "--profile", "smoke", "--device", "cpu", "--max_epochs", "1")
+    fresh = phnet(*words, "--resume")
+    assert fresh.code == 0, fresh.err
+    assert f"phnet: {tmp_path / 'run'}: there is nothing to resume; a new training begins" in fresh.err
+    score = phnet(*words, "--resume", "--checkpoints#score", "pooled_iou")
+    assert (score.code, "checkpoints#score was" in score.line) == (2, True)
+    kept = tmp_path / "run" / "config.json"
+    config = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**config, "finalize": ["$leave()"]}))
+    joined = phnet(*words, "--resume")
+    assert joined.line.endswith("was trained by several processes, now there is 1; resume with as many")
+    kept.write_text(json.dumps(config))
+    (tmp_path / "run" / "best.pt").unlink()
+    gone = phnet(*words, "--resume", "--checkpoints#interval", "3")
+    assert gone.code == 0, gone.err
+    assert "best.pt: no such checkpoint file; the best of the epochs from here on takes its place" in gone.err
+    assert "best.pt: not written" in gone.out
