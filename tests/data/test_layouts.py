@@ -18,6 +18,7 @@ from phnet_monai.data.annotations import AnnotationError, Shape, draw_mask, prop
 from phnet_monai.data.busbra import DETAILS, read_busbra
 from phnet_monai.data.busi import read_busi
 from phnet_monai.data.folder import read_folder
+from phnet_monai.data.patients import PATIENT
 
 
 def _picture(path: Path, value: int = 0) -> Path:
@@ -580,4 +581,4 @@ def test_real_busbra_counts() -> None:
     assert Counter(record.class_name for record in records) == {"benign": 273, "malignant": 116}
     patients = Counter(record.group_id for record in records)
     assert Counter(patients.values()) == {2: 169, 1: 51}
-    assert all(len(record.masks) == 1 and set(record.details) == set(DETAILS) for record in records)
+    assert all(len(record.masks) == 1 and set(record.details) == {*DETAILS, PATIENT} for record in records)

@@ -75,7 +75,7 @@ METHODS = {
         ),
     ),
     "pdf_unet_noden": Expect(
-        {"labeled", "pseudo_masks"}, saved=frozenset(), teacher=False, own_network=True, labeler=True
+        {"labeled", "pseudo_masks"}, saved={"method"}, teacher=False, own_network=True, labeler=True
     ),
     "pdf_unet_noden_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
     "pdf_unet_warm_start": Expect({"labeled"}, saved=frozenset(), teacher=False, unlabeled=False),
