@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PARTIAL = ".part"
-_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _PARTIAL_NAME = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))
 
 
@@ -207,9 +207,14 @@ def csv_text(text: str) -> str:
 
 
 def terminal_text(text: str) -> str:
-    """`text`, which may hold names of files, as a terminal may see it: without what would move its cursor, change its
-    colours or turn the direction of writing. Line breaks stay."""
+    """A line of text, which may hold names of files, as a terminal may see it: without what would move its cursor,
+    change its colours, turn the direction of writing or begin another line."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def terminal_lines(text: str) -> str:
+    """`terminal_text` of each line."""
+    return "\n".join(map(terminal_text, text.split("\n")))
 
 
 def without_csv_mark(text: str) -> str:

@@ -19,6 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from phnet_monai.files import terminal_lines
+
 POLL_SECONDS = 2.0
 LONGEST_ERROR = 8000
 """Characters of an error that a child sends, less than a pipe holds: its parent reads when the child has ended."""
@@ -161,7 +163,7 @@ def _settle(task: Task, error: str | None, outcome: Outcome, on_done: Callable[[
             on_done(task)
     else:
         outcome.errors[task.name] = error
-        tqdm.write(f"{task.name}: {error}", file=sys.stderr)
+        tqdm.write(terminal_lines(f"{task.name}: {error}"), file=sys.stderr)
 
 
 def _steps(tasks: Sequence[Task], outcome: Outcome) -> int:

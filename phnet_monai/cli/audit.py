@@ -36,7 +36,7 @@ def audit(
     import sys
     from pathlib import Path
 
-    from phnet_monai.files import atomic_writer, check_out, terminal_text, write_json
+    from phnet_monai.files import atomic_writer, check_out, terminal_lines, write_json
 
     if out is not None:
         check_out(out)
@@ -59,9 +59,9 @@ def audit(
         write_json(Path(out) / "audit.json", found.as_data())
         with atomic_writer(Path(out) / "audit.txt") as stream:
             # names that are no UTF-8 as the console shows them
-            stream.write((audit_text(found, limit=0) + "\n").encode("utf-8", "backslashreplace"))
+            stream.write((terminal_lines(audit_text(found, limit=0)) + "\n").encode("utf-8", "backslashreplace"))
         write_audit_page(Path(out) / "audit.html", found, pictures=pictures)
-    print(terminal_text(audit_text(found)))
+    print(terminal_lines(audit_text(found)))
     if out is not None:
         print(f"\n{Path(out) / 'audit.html'}")
     return 3 if found.refused else 0

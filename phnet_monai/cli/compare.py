@@ -65,7 +65,7 @@ def compare(
         quiet: no progress bar
         overrides: values of the configuration for all trainings, by their ids: --max_epochs 12
     """
-    from phnet_monai.files import check_out
+    from phnet_monai.files import check_out, terminal_lines, terminal_text
 
     given = {
         "rows": _words(methods),
@@ -111,9 +111,10 @@ def compare(
     except (ValueError, OSError) as error:
         if not failed:
             raise
-        print(f"phnet: no report: {' '.join(str(error).split())}", file=sys.stderr)  # the trainings' errors stand above
+        reason = terminal_text(" ".join(str(error).split()))
+        print(f"phnet: no report: {reason}", file=sys.stderr)  # the trainings' errors stand above
         return 3
-    print(report.read_text(encoding="utf-8"))
+    print(terminal_lines(report.read_text(encoding="utf-8")))
     print(f"\n{report}")
     return 3 if failed else 0
 

@@ -39,7 +39,7 @@ def evaluate(
         allow_leak: score although one image, patient or scan is on two sides of the split
     """
     from phnet_monai.cli.inputs import datalist_file, model_files
-    from phnet_monai.files import check_out
+    from phnet_monai.files import check_out, terminal_lines
 
     files = model_files(checkpoint)
     if batch_size < 1:
@@ -62,7 +62,7 @@ def evaluate(
         which=which,
         allow_leak=allow_leak,
     )
-    print(format_summary(summary))
+    print(terminal_lines(format_summary(summary)))
     (Path(out) / "report.html").unlink(missing_ok=True)  # an earlier one is of the earlier scores
     if report:
         from phnet_monai.inference import Predictor

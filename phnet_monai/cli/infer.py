@@ -147,7 +147,8 @@ def _tell_what_would_be_done(
     told = {**told, "model_sha256": model_digest(models, backend=backend)}
     told |= {"backend": backend} if backend in ("onnx", "openvino") else {}  # torch runs TorchScript, too
     kinds = ["masks", *(kind for kind, asked in wanted.items() if asked)]
-    print(terminal_text("\n".join(preview(input, out, kinds=kinds, settings=told, **choice))))
+    for line in preview(input, out, kinds=kinds, settings=told, **choice):
+        print(terminal_text(line))
 
 
 def own_device(name: str) -> str:

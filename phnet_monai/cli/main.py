@@ -226,6 +226,7 @@ def help_text(component: Any, title: str) -> str:
     shown = _readable(component) if callable(component) else component
     text = helptext.HelpText(shown, trace.FireTrace(shown, name=title))
     text = re.sub(r"\x1b\[[0-9;]*m", "", text).replace(f"'{title}'", title)
+    text = re.sub(r"^( *)-h, (--)", r"\1\2", text, flags=re.MULTILINE)  # that is this help
     return _flags_as_typed(text, signature_of(component, title)) if callable(component) else text
 
 

@@ -202,7 +202,7 @@ def add(
 def _prepare(write: Callable[..., Path], source: str, out: str, **options: Any) -> int:
     """Call one of the prepare functions; its warnings as single lines on stderr, the summary on stdout."""
     from phnet_monai.data import summary
-    from phnet_monai.files import terminal_text
+    from phnet_monai.files import terminal_lines, terminal_text
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -210,7 +210,7 @@ def _prepare(write: Callable[..., Path], source: str, out: str, **options: Any) 
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             print(terminal_text(f"phnet: warning: {warning.message}"), file=sys.stderr)
-    print(f"{datalist}\n{summary(datalist)}")
+    print(terminal_lines(f"{datalist}\n{summary(datalist)}"))
     return 0
 
 

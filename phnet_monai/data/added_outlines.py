@@ -24,7 +24,7 @@ from phnet_monai.data.datalist import (
 )
 from phnet_monai.data.folder import read_folder
 from phnet_monai.data.leaks import LeakError, check_leaks, digest_of_file, why_allowed
-from phnet_monai.data.patients import PATIENT, read_patients, with_patients
+from phnet_monai.data.patients import PATIENT, known_patient, read_patients, told_patients, with_patients
 from phnet_monai.data.prepare import check_files, group_records, leaks_of_records, place_drawn
 from phnet_monai.data.records import Record, shorten
 from phnet_monai.data.splits import PARTS, SIDES
@@ -79,14 +79,17 @@ def add_outlines(
     parts: Parts = {part: list(map(_record, entries)) for part, entries in load_datalist(datalist).items()}
     labels = target.parent / LABEL_FOLDER
     with tempfile.TemporaryDirectory() as drawn:  # nothing is written until everything is certain
-        found = [r for r in read_folder(images, masks, drawn=labels, drawn_at_first=drawn) if r.masks]
+        everything = read_folder(images, masks, drawn=labels, drawn_at_first=drawn)
+        found = [record for record in everything if record.masks]
         if not found:
             raise ValueError(f"{images} holds no outlined image. Expected masks or annotation files beside its images.")
         check_files(found, progress=progress)
         matched = _match(found, parts, images)
         joined, counts = _join(parts, matched)
+        if patients is not None:
+            _check_known_patients(matched, parts, told_patients(everything, patients), patients)
         if matched.new:
-            matched.new = _with_known_patients(matched.new, parts, patients, images)
+            matched.new = _with_known_patients(matched.new, parts, patients, everything, images)
             joined = _grouped(joined, matched.new, images, meta, progress=progress)
         added = [*meta.get(ADDED, []), counts]
         in_use = [mask for records in parts.values() for record in records for mask in record.masks]
@@ -174,19 +177,31 @@ def _join(parts: Parts, matched: _Matched) -> tuple[Parts, dict[str, int]]:
     return {**parts, "labeled": labeled, "unlabeled": unlabeled}, counts
 
 
+def _check_known_patients(matched: _Matched, parts: Parts, told: Mapping[str, str], table: str | PathLike[str]) -> None:
+    """Raise ValueError where the table gives an image that the datalist has to another patient than that does: names
+    of patients that do not agree would hide who is held out."""
+    for (part, index), record in matched.known.items():
+        before, now = known_patient(parts[part][index].details), told.get(record.case_id)
+        if before is not None and now is not None and before != now:
+            raise ValueError(
+                f"{table}: {record.image.name} is of patient {now}, but the datalist says patient {before}. Call each "
+                "patient by one name in both."
+            )
+
+
 def _with_known_patients(
-    new: Sequence[Record], parts: Parts, table: str | PathLike[str] | None, folder: str | PathLike[str]
+    new: Sequence[Record],
+    parts: Parts,
+    table: str | PathLike[str] | None,
+    everything: Sequence[Record],
+    folder: str | PathLike[str],
 ) -> list[Record]:
     """New images with their patient, and with the group of that patient's images in the datalist.
 
     Raises ValueError where only one of datalist and table tells patients: nothing could be compared.
     """
-    groups = {
-        record.details[PATIENT]: record.group_id
-        for records in parts.values()
-        for record in records
-        if PATIENT in record.details
-    }
+    records = [record for part in parts.values() for record in part]
+    groups = {patient: r.group_id for r in records if (patient := known_patient(r.details)) is not None}
     if table is None:
         if groups:
             names = shorten([record.image.name for record in new])
@@ -195,12 +210,14 @@ def _with_known_patients(
                 f"have: {names}. Tell their patients by a table (--patients TABLE.csv)."
             )
         return list(new)
-    if not groups:
+    without = [r.case_id for r in records if known_patient(r.details) is None]
+    if without:
         raise ValueError(
-            f"{table} tells patients, but the datalist does not, so that nothing can be compared. Prepare it anew with "
-            "--patients, or leave the table out: near-duplicates are found without it."
+            f"{table} tells patients, but the datalist does not for {len(without)} of its {len(records)} images "
+            f"({shorten(without)}), with which nothing can be compared. Prepare it anew (a folder of one's own with "
+            "--patients), or leave the table out: near-duplicates are found without it."
         )
-    told = with_patients(new, table)
+    told = with_patients(new, table, among=everything)
     return [replace(record, group_id=groups.get(record.details[PATIENT], record.group_id)) for record in told]
 
 

@@ -183,6 +183,8 @@ def _labelme_shape(path: Path, number: int, shape: dict[str, Any]) -> Shape:
         return Shape(hole, (points[0] + math.dist(points[0], points[1]) * circle,))
     if kind == "mask":
         values = decode_picture(path, io.BytesIO(base64.b64decode(shape["mask"])), any_scale=True)
+        if not np.abs(points).max() < MAX_PIXELS:
+            raise AnnotationError(f"{path}: shape {number}, a mask, lies at {points.tolist()}, outside of any image.")
         return Shape(hole, bitmap=(values > 0, (round(min(y0, y1)), round(min(x0, x1)))))
     raise AnnotationError(
         f"{path}: shape {number} is a {kind}, which has no inside. Outline lesions with polygons, rectangles, "

@@ -84,7 +84,7 @@ def audit(
         root=str(listing.root),
         layout=listing.layout,
         images=len(listing.items),
-        masks=sum(len(item.masks) for item in listing.items) + len(listing.orphans),
+        masks=sum(len(item.masks) for item in listing.items) + len(listing.orphans) + len(listing.annotated),
         classes=Counter(item.class_name or "-" for item in listing.items),
         parts=Counter(item.part or "-" for item in listing.items),
         findings=in_order(found),
@@ -179,7 +179,7 @@ def _annotation_findings(item: Item, listing: Listing, size: tuple[int, int]) ->
     name, where = listing.shown(item.image), listing.shown(annotation.source)
     region = draw_mask(annotation.shapes, size)
     flaws = {
-        "empty-masks": not region.any() and f"no outline in {where}",
+        "empty-masks": not annotation.shapes and f"no outline in {where}",  # those that cover nothing are listed, too
         "full-masks": region.all() and f"all of it is outlined in {where}",
         "inverted-masks": looks_inverted(region) and f"most of the border is outlined in {where}",
     }

@@ -48,6 +48,8 @@ _NO_IMAGES = {
     "66": "raw data or a registration",
     "67": "a table of values",
     "9.": "a waveform",
+    "481.3": "a structure set",
+    "481.5": "a plan",
 }
 """Classes of DICOM objects that lie beside images in an export, by the beginning of what follows `_STORAGE`."""
 

@@ -15,7 +15,7 @@ from phnet_monai.data.datalist import FILE_NAME, groups_changed, load_datalist, 
 from phnet_monai.data.near_duplicates import near_duplicate_pairs
 from phnet_monai.data.records import shorten
 from phnet_monai.data.splits import SIDES
-from phnet_monai.files import sha256_of
+from phnet_monai.files import sha256_of, terminal_text
 
 ALLOWED = "leak_allowed"
 """Key of a datalist's `meta` that says why its parts may share scans."""
@@ -151,7 +151,7 @@ def refuse_leaks(datalist: str | PathLike[str], *, allow: bool = False, optional
         return
     warning = check_leaks(datalist, allow=allow)
     if warning is not None:
-        logging.getLogger(__name__).warning("phnet: warning: %s", warning)
+        logging.getLogger(__name__).warning("phnet: warning: %s", terminal_text(warning))
 
 
 def why_allowed(meta: Mapping[str, Any]) -> str | None:

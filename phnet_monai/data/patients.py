@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from phnet_monai.data.csv_rows import read_rows
 from phnet_monai.data.decode import IMAGE_SUFFIXES
@@ -17,25 +18,26 @@ PATIENT = "patient"
 """Key of `Record.details`, and so of a datalist's entries, under which an image's patient is kept."""
 
 
-def with_patients(records: Sequence[Record], table: str | PathLike[str]) -> list[Record]:
+def with_patients(
+    records: Sequence[Record], table: str | PathLike[str], *, among: Sequence[Record] | None = None
+) -> list[Record]:
     """The records with their patient as `group_id`, so that no patient comes to stand on two sides of a split, and
     among their details, so that images added later can be compared with them.
 
     Args:
         table: CSV with the columns `image` and `patient` (others are passed over). An image is told by its path below
             the folder of images, or, where only one image is called so, by its name; in both with or without ending.
+        among: all images of the folder, where the records are some of them.
 
     Raises:
         FileNotFoundError: there is no such table.
         ValueError: a table without these columns, with two patients for an image, or without a patient for one.
     """
     path = Path(table)
-    patients = read_patients(path)
-    names = Counter(record.case_id.rpartition("/")[2] for record in records)
+    told = told_patients(among or records, path)
     found, unknown = [], []
     for record in records:
-        name = record.case_id.rpartition("/")[2]
-        patient = patients.get(record.case_id) or (patients.get(name) if names[name] == 1 else None)
+        patient = told.get(record.case_id)
         if patient is None:
             unknown.append(record.case_id)
         else:
@@ -46,6 +48,25 @@ def with_patients(records: Sequence[Record], table: str | PathLike[str]) -> list
             "for each image, by its path below the folder of images, or by its name where that is the only one."
         )
     return found
+
+
+def told_patients(records: Sequence[Record], table: str | PathLike[str]) -> dict[str, str]:
+    """Patient by `case_id`, of those of a folder's images of which the table tells one. Errors: see `with_patients`."""
+    patients = read_patients(table)
+    names = Counter(record.case_id.rpartition("/")[2] for record in records)
+    told = {}
+    for record in records:
+        name = record.case_id.rpartition("/")[2]
+        patient = patients.get(record.case_id) or (patients.get(name) if names[name] == 1 else None)
+        if patient is not None:
+            told[record.case_id] = patient
+    return told
+
+
+def known_patient(details: Mapping[str, Any]) -> str | None:
+    """The patient that an entry of a datalist tells, as text: a list made by hand may hold a number."""
+    value = details.get(PATIENT)
+    return None if value is None else str(value).strip() or None
 
 
 def of_patient(record: Record, patient: str) -> Record:

@@ -89,6 +89,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         "can't allocate memory",
         "failed to allocate",
         "bad_alloc",
+        "could not create a primitive",
         "storage size calculation overflowed",
     )
     return isinstance(error, MemoryError) or any(words in text for words in known)

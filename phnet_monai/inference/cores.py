@@ -8,9 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import nn
-
-from phnet_monai.inference.backends import TorchScriptRunner
 
 if TYPE_CHECKING:
     from phnet_monai.inference.predictor import Predictor
@@ -31,15 +28,16 @@ class NetworkThreads:
     meanwhile, all wait for it at every layer. From its second batch on each core therefore takes a batch of its own.
     A large network, whose batches take much memory and in which readers and writers hardly matter, keeps all cores for
     one batch; so does, for its first, any network, since that may be the only one. Other devices and runtimes, which
-    have threads of their own, get one batch at a time.
+    have threads of their own, get one batch at a time, and so do networks that are not known to keep no state
+    (`stateless`), such as foreign TorchScript.
 
     Args:
         predictor: whose batches they are.
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        of_torch = isinstance(predictor.network, (nn.Module, TorchScriptRunner))
-        self.may_share = of_torch and str(predictor.device) == "cpu"
+        stateless = getattr(predictor.network, "stateless", None) is True
+        self.may_share = stateless and str(predictor.device) == "cpu"
         self.lanes = 1
         self.pool: ThreadPoolExecutor | None = None
 
@@ -57,6 +55,10 @@ class NetworkThreads:
         if self.may_share and (time.perf_counter() - begun) * self.cores < HEAVY * frames:
             self._share()
         return done
+
+    def one_at_a_time(self) -> None:
+        """From now on, since memory does not suffice for more; who submits has to wait for what is under way."""
+        self.lanes, self.may_share = 1, False
 
     def _share(self) -> None:
         self.lanes = min(self.cores, MOST_LANES)

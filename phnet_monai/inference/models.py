@@ -121,10 +121,14 @@ def model_digest(paths: Sequence[str | Path], *, backend: str = "auto") -> str |
 
     Raises:
         FileNotFoundError, ArchiveError, CheckpointError, ValueError: as `load_model`, as far as that can be told from
-            the kinds of the files.
+            the kinds of the files and their digests.
     """
+    from phnet_monai.networks.digests import check_digest
+
     with unzipped([Path(path) for path in paths]) as files:
         _check_kinds(files, backend)
+        for file in files:
+            check_digest(model_file(file))
         return _one_or_all([sha256_of(model_file(file)) for file in files])
 
 

@@ -21,7 +21,7 @@ from phnet_monai.data.decode import IMAGE_SUFFIXES, NoImageError
 from phnet_monai.data.scan import Scan, read_scan
 from phnet_monai.device import core_count
 from phnet_monai.files import disk_error
-from phnet_monai.inference.batches import answer_all, read_ahead
+from phnet_monai.inference.batches import answer_all, is_out_of_memory, read_ahead
 from phnet_monai.inference.formats import mask_suffix, write_scan_masks, write_scan_probabilities
 from phnet_monai.inference.frames import Frame, FrameSettings, find_lesions
 from phnet_monai.inference.hardness import pixel_hardness
@@ -37,8 +37,10 @@ WRITERS = max(1, min(2, core_count() - 1))
 """On two cores a second writer would share them with the network and a reader: a sixth fewer frames per second."""
 
 _Read = tuple[Mark, Scan]
-_Answered = tuple[int, list[Future[None]]]
-"""How many frames of a batch the network has answered, and what the writers make of them."""
+_Frames = list[tuple["_Open", int]]
+_Answered = tuple[int, list[Future[None]], _Frames]
+"""How many frames of a batch the network has answered, what the writers make of them, and for which frames memory did
+not suffice beside other batches."""
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Pipeline:
         self.batch_size = predictor.batch_size
         self.frames = 0
         self.asking: set[Future[_Answered]] = set()
+        self.short: _Frames = []
         self.writing: set[Future[None]] = set()
         self.full: OSError | None = None
 
@@ -106,7 +109,7 @@ class Pipeline:
             OSError: the disk is full or read-only (`files.DISK_ERRORS`): no later scan could be written either.
         """
         under_way: deque[tuple[Job, _Open | BaseException]] = deque()
-        batch: list[tuple[_Open, int]] = []
+        batch: _Frames = []
         limit, ahead = 4 * self.predictor.batch_size, 2 * self.predictor.batch_size
         reading = closing(read_ahead(jobs, _read, ahead=ahead, weight=lambda job: _weight(job, ahead)))
         with reading as scans, ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool:
@@ -122,40 +125,57 @@ class Pipeline:
                                     self._segment(batch, pool)
                                     batch = []
                                     self._hold_back(limit)
+                        if _behind(under_way) > limit + self.network.lanes * self.batch_size:
+                            self._answered(0, pool)  # the oldest batch is slow: what is done must not pile up behind it
                         yield from self._collect(under_way, limit)
                     self._segment(batch, pool)
-                    self._answered(0)
+                    self._answered(0, pool)
                 yield from self._collect(under_way, 0)
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _segment(self, batch: Sequence[tuple[_Open, int]], pool: ThreadPoolExecutor) -> None:
+    def _segment(self, batch: _Frames, pool: ThreadPoolExecutor) -> None:
         """Have a batch segmented and written, as soon as the network has room for it."""
         self._check_disk()
-        self._answered(self.network.lanes - 1)
-        self.asking.add(self.network.submit(lambda: self._answer(batch, pool), len(batch)))
+        self._answered(self.network.lanes - 1, pool)
+        self._submit(batch, pool)
 
-    def _answered(self, limit: int) -> None:
-        """Wait until the network has at most `limit` batches before it."""
+    def _submit(self, batch: _Frames, pool: ThreadPoolExecutor) -> None:
+        alone = not self.asking and self.network.lanes == 1
+        self.asking.add(self.network.submit(lambda: self._answer(batch, pool, alone), len(batch)))
+
+    def _answered(self, limit: int, pool: ThreadPoolExecutor) -> None:
+        """Wait until the network has at most `limit` batches before it. Frames for which memory did not suffice beside
+        other batches are asked for again when these are done."""
         while True:
             done = {future for future in self.asking if future.done()}
             self.asking -= done
             for future in done:
-                answered, writing = future.result()
+                answered, writing, short = future.result()
                 self.frames += answered
                 self.writing.update(writing)
-            if len(self.asking) <= limit:
+                self.short += short
+            if self.short and not self.asking:
+                self.network.one_at_a_time()
+                again, self.short = self.short, []
+                self._submit(again, pool)
+            elif len(self.asking) <= limit and not self.short:
                 return
-            wait(self.asking, return_when=FIRST_COMPLETED)
+            else:
+                wait(self.asking, return_when=FIRST_COMPLETED)
 
-    def _answer(self, batch: Sequence[tuple[_Open, int]], pool: ThreadPoolExecutor) -> _Answered:
+    def _answer(self, batch: _Frames, pool: ThreadPoolExecutor, alone: bool) -> _Answered:
         """Ask the network and hand its answers to the writers. A batch that fails is tried again in smaller parts."""
         answers = answer_all(self._ask, batch, on_shortage=self._shrink)
-        writing = []
+        writing, short, answered = [], [], 0
         for (opened, index), answer in zip(batch, answers, strict=True):
+            if not alone and isinstance(answer, Exception) and is_out_of_memory(answer):
+                short.append((opened, index))
+                continue
+            answered += not isinstance(answer, Exception)
             writing.append(pool.submit(self._finish, opened, index, answer))
             opened.futures.append(writing[-1])
-        return sum(not isinstance(answer, Exception) for answer in answers), writing
+        return answered, writing, short
 
     def _check_disk(self) -> None:
         if self.full is not None:
@@ -165,7 +185,7 @@ class Pipeline:
         return self.predictor.predict([opened.scan.frames[index] for opened, index in batch])
 
     def _shrink(self, size: int) -> None:
-        self.batch_size = size
+        self.batch_size = min(self.batch_size, size)
 
     def _hold_back(self, limit: int) -> None:
         """Wait until at most `limit` frames are with the writers: frames of a long clip must not pile up."""
@@ -287,6 +307,11 @@ class Pipeline:
     def _model_name(self) -> str:
         names = self.predictor.settings.get("model", "network")
         return names if isinstance(names, str) else ", ".join(names)
+
+
+def _behind(under_way: Sequence[tuple[Job, _Open | BaseException]]) -> int:
+    """Frames of scans that are read whole and not the oldest ones: done or not, they stay until that is."""
+    return sum(len(opened.records) for _, opened in list(under_way)[1:-1] if isinstance(opened, _Open))
 
 
 def _read(job: Job) -> _Read:

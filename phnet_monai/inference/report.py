@@ -216,7 +216,7 @@ def infer_tiles(rows: Sequence[Item], images: int) -> list[Tile]:
         *([Tile("Frames", number_text(len(frames)))] if len(frames) != images else []),
         Tile("Lesions", number_text(lesions), f"in {number_text(with_lesion)} {what}"),
         Tile("Without lesion", number_text(len(frames) - with_lesion), f"of {number_text(len(frames))} {what}"),
-        Tile("Median uncertainty", number_text(median, 3), "0 certain, 1 undecided"),
+        Tile("Median uncertainty", number_text(median, 3), "0 = certain, 1 = undecided"),
         Tile("Failed", number_text(failed), "files" if failed != 1 else "file", alert=failed > 0),
     ]
 

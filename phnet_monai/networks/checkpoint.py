@@ -82,7 +82,9 @@ def _check_archive(path: Path) -> None:
             "export as safetensors"
         )
     if bundle:
-        raise CheckpointError(f"{path}: is a bundle in a zip file. Unpack it and give its folder")
+        raise CheckpointError(
+            f"{path}: is a bundle in a zip file. Unpack it and give its folder, or its file models/model.safetensors"
+        )
     if damaged is not None:
         raise CheckpointError(
             f"{path}: not a readable checkpoint (its part {damaged} does not fit its checksum: the file was damaged). "

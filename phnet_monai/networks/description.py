@@ -106,7 +106,11 @@ def bundle_model(folder: str | Path) -> Path:
     for name in BUNDLE_MODELS:
         if (Path(folder) / "models" / name).is_file():
             return Path(folder) / "models" / name
-    raise FileNotFoundError(f"{folder}: no such checkpoint file, and no bundle: models/ has none of {BUNDLE_MODELS}")
+    trained = Path(folder) / "last.pt"
+    hint = f"; a training's checkpoint is {trained}" if trained.is_file() else ""
+    raise FileNotFoundError(
+        f"{folder}: no such checkpoint file, and no bundle: models/ has none of {BUNDLE_MODELS}{hint}"
+    )
 
 
 def bundle_info(folder: str | Path) -> dict[str, Any]:

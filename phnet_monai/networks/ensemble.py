@@ -30,6 +30,8 @@ class Ensemble(nn.Module):
         ValueError: no network, unknown average, different numbers of classes or input channels.
     """
 
+    stateless = True  # as its members
+
     def __init__(self, networks: Sequence[nn.Module], average: str = "probs") -> None:
         super().__init__()
         if not networks:

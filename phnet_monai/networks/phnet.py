@@ -54,6 +54,8 @@ class PHNet(nn.Module):
         H, W padded at the bottom and right; pixel (y, x) lies at ((y + .5)/4 - .5, (x + .5)/4 - .5) of the feature map.
     """
 
+    stateless = True  # an answer depends on the images alone: several threads may ask in eval mode
+
     def __init__(
         self,
         encoder: str = "resnet50",

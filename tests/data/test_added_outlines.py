@@ -165,9 +165,9 @@ def with_patients(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return prepare_folder(phantoms, folder / "data", patients=table, labeled=4, progress=False)
 
 
-def new_images(folder: Path, *patients: str) -> tuple[Path, Path]:
+def new_images(folder: Path, *patients: str, seed: int = 77) -> tuple[Path, Path]:
     """Further scans, 0.png and so on, and the table of their patients."""
-    made = write_phantoms(folder / "made", len(patients), seed=77, size_range=(60, 90))
+    made = write_phantoms(folder / "made", len(patients), seed=seed, size_range=(60, 90))
     table = folder / "table.csv"
     names = sorted(path.stem for path in (made / "images").iterdir())
     table.write_text("\n".join(["image,patient", *(f"{n},{p}" for n, p in zip(names, patients, strict=True))]))
@@ -188,7 +188,7 @@ def test_further_images_join_the_group_of_their_patient(with_patients: Path, tmp
     assert second["group_id"] == third["group_id"]
     check_leaks(path)
     # the next round knows the new patient, too
-    more, table = new_images(tmp_path / "more", "new")
+    more, table = new_images(tmp_path / "more", "new", seed=78)
     shutil.copy(next((made / "images").iterdir()), more / "images" / "again.png")  # no row, since it is known
     shutil.copy(next((made / "masks").iterdir()), more / "masks" / "again.png")
     again = load_datalist(add_outlines(path, more, tmp_path / "again", patients=table, progress=False))
@@ -207,7 +207,7 @@ def test_patients_must_be_told_by_both_or_neither(datalist: Path, with_patients:
     made, table = new_images(tmp_path, "new")
     with pytest.raises(ValueError, match=r"has 1 images that it does not have: .*Tell their patients by a table"):
         add_outlines(with_patients, made, tmp_path / "new", progress=False)
-    with pytest.raises(ValueError, match=r"tells patients, but the datalist does not"):
+    with pytest.raises(ValueError, match=r"tells patients, but the datalist does not for 32 of its 32 images"):
         add_outlines(datalist, made, tmp_path / "new", patients=table, progress=False)
     with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
         add_outlines(with_patients, made, tmp_path / "new", patients=tmp_path / "gone.csv", progress=False)
@@ -215,6 +215,41 @@ def test_patients_must_be_told_by_both_or_neither(datalist: Path, with_patients:
     # images that it has need no patient
     known = masks_folder(tmp_path / "known", load_datalist(with_patients)["unlabeled"][:2])
     assert add_outlines(with_patients, known, tmp_path / "new", progress=False).is_file()
+
+
+def test_patients_are_called_the_same_in_both(with_patients: Path, tmp_path: Path) -> None:
+    known = load_datalist(with_patients)["unlabeled"][0]
+    made, table = new_images(tmp_path, "new")
+    shutil.copy(known["image"], made / "images" / "known.png")
+    Image.fromarray(read_mask(truth(known)).astype(np.uint8) * 255).save(made / "masks" / "known.png")
+    rows = table.read_text()
+    table.write_text(f"{rows}\nknown,0{known['patient']}")
+    with pytest.raises(
+        ValueError, match=rf"known\.png is of patient 0{known['patient']}, but the datalist says patient"
+    ):
+        add_outlines(with_patients, made, tmp_path / "out", patients=table, progress=False)
+    table.write_text(f"{rows}\nknown, {known['patient']} ")
+    assert add_outlines(with_patients, made, tmp_path / "out", patients=table, progress=False).is_file()
+
+
+@pytest.mark.parametrize("kind", [int, lambda text: f" {text} "])
+def test_patients_of_a_datalist_made_by_hand(
+    kind: Callable[[str], object], with_patients: Path, tmp_path: Path
+) -> None:
+    content = json.loads(with_patients.read_text())
+    own = tmp_path / "own"
+    shutil.copytree(with_patients.parent, own)
+    for part in ("labeled", "unlabeled", "validation", "test"):
+        for entry in content[part]:
+            entry["patient"] = kind(entry["patient"])
+            for key in ("image", "label", "hidden_label"):
+                if key in entry:
+                    entry[key] = str((with_patients.parent / entry[key]).resolve())
+    (own / "datalist.json").write_text(json.dumps(content))
+    held_out = str(content["test"][0]["patient"]).strip()
+    made, table = new_images(tmp_path / "new", held_out)
+    with pytest.raises(LeakError, match="1 of its scans are held out"):
+        add_outlines(own, made, tmp_path / "out", patients=table, progress=False)
 
 
 def test_where_the_split_leaks_by_protocol_it_is_a_warning(phantoms: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from phnet_monai.inference import Predictor
 class BrightIsLesion(nn.Module):
     """Grey g in [0, 1] -> logits (0, 20 (g - 0.5)): probability 1/2 at g = 0.5, near 0 and 1 a little beside it."""
 
+    stateless = True
+
     def __init__(self) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(20.0))

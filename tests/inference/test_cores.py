@@ -25,8 +25,12 @@ def four_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+class Stateless(nn.Identity):
+    stateless = True
+
+
 def threads(predictor: Any = None) -> NetworkThreads:
-    return NetworkThreads(predictor or Predictor(nn.Identity(), size=8, pad_value=0.3))
+    return NetworkThreads(predictor or Predictor(Stateless(), size=8, pad_value=0.3))
 
 
 def test_after_the_first_batch_a_small_network_has_a_batch_on_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +76,13 @@ def test_a_single_core_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert network.submit(torch.get_num_threads, 16).result() == 1
 
 
-@pytest.mark.parametrize("other", ["gpu", "runtime"])
-def test_other_devices_and_runtimes_get_one_batch_at_a_time(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("other", ["gpu", "runtime", "state"])
+def test_other_devices_runtimes_and_networks_get_one_batch_at_a_time(
+    other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cores, "HEAVY", ALWAYS)
-    predictor = Predictor(nn.Identity() if other == "gpu" else nn.Identity().forward, size=8, pad_value=0.3)
+    network = {"gpu": Stateless(), "runtime": nn.Identity().forward, "state": nn.Identity()}[other]
+    predictor = Predictor(network, size=8, pad_value=0.3)
     if other == "gpu":
         predictor.device = torch.device("cuda:0")
     with threads(predictor) as network:

@@ -805,6 +805,85 @@ def test_batches_side_by_side_give_what_one_at_a_time_gives(
     assert (tmp_path / "one" / "lesions.csv").read_bytes() == (tmp_path / "several" / "lesions.csv").read_bytes()
 
 
+@pytest.mark.parametrize("room", [1, 3, 6])
+def test_memory_that_suffices_for_one_batch_only(
+    room: int, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image may fail that one batch at a time can do."""
+    import torch
+
+    from phnet_monai.inference import cores
+
+    for index in range(60):
+        save(tmp_path / "in" / f"{index:02d}.png", corner_image(40 + index, 50))
+    before, real, lock, inside = torch.get_num_threads(), predictor.predict, threading.Lock(), [0]
+
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        with lock:
+            inside[0] += len(images)
+            full = inside[0] > room
+        try:
+            if full:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return real(images)
+        finally:
+            with lock:
+                inside[0] -= len(images)
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    monkeypatch.setattr(cores, "HEAVY", float("inf"))
+    torch.set_num_threads(4)
+    try:
+        result = infer_folder(tmp_path / "in", tmp_path / "o", predictor, quiet=True)
+    finally:
+        torch.set_num_threads(before)
+    assert result.counts == {"done": 60, "skipped": 0, "failed": 0}
+    assert [entry.height for entry in result.files] == [40 + index for index in range(60)]
+    assert record(tmp_path / "o")["timing"]["frames"] == 60
+
+
+def test_scans_do_not_pile_up_behind_a_slow_batch(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from phnet_monai.inference import cores
+
+    for index in range(120):
+        save(tmp_path / "in" / f"{index:03d}.png", corner_image(20, 20))
+    before, real, real_read = torch.get_num_threads(), predictor.predict, pipeline.read_scan
+    read, calls, waited = [0], [0], threading.Event()
+
+    def read_scan(path: Path) -> Any:
+        read[0] += 1
+        return real_read(path)
+
+    def answered(self: Any, limit: int, pool: Any) -> None:
+        if limit == 0:  # it waits for all batches: for the slow one, or at the end of the images
+            waited.set()
+        real_answered(self, limit, pool)
+
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        calls[0] += 1
+        if calls[0] == 2:
+            waited.wait()
+            most.append(read[0])
+        return real(images)
+
+    most: list[int] = []
+    real_answered = pipeline.Pipeline._answered
+    monkeypatch.setattr(pipeline.Pipeline, "_answered", answered)
+    monkeypatch.setattr(pipeline, "read_scan", read_scan)
+    monkeypatch.setattr(predictor, "predict", predict)
+    monkeypatch.setattr(cores, "HEAVY", float("inf"))
+    torch.set_num_threads(2)
+    try:
+        assert infer_folder(tmp_path / "in", tmp_path / "o", predictor, quiet=True).counts["done"] == 120
+    finally:
+        torch.set_num_threads(before)
+    assert most[0] <= (4 + 2 + 4) * predictor.batch_size
+
+
 def test_frames_of_a_long_clip_do_not_pile_up(
     tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
