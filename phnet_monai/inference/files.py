@@ -21,6 +21,9 @@ LONGEST_NAME = 240
 RESULT_ENDINGS = (".png", ".nii.gz", ".dcm", ".jpg", ".json")
 """What a result's name may end in: masks of each kind of scan, pictures of it, and its record."""
 
+OTHER_PICTURES = (".webp", ".gif", ".jp2", ".heic", ".avif", ".mp4", ".avi", ".mov", ".mkv", ".wmv")
+"""Endings of pictures and films that are not read: somebody may miss them."""
+
 RESULT_FOLDERS = ("masks", "overlays", "hardness", "probabilities", "frames", "records")
 
 
@@ -34,6 +37,7 @@ class Sources:
         unreadable: folders that may not be looked into, relative to `folder`, with the reason.
         results: folders of an earlier run's results, which are passed over, relative to `folder`.
         masks: what is passed over since it is a mask by its name (`mask_names.without_masks`), relative to `folder`.
+        others: pictures and films of kinds that are not read, by their ending, where folders were searched.
     """
 
     folder: Path
@@ -41,6 +45,7 @@ class Sources:
     unreadable: dict[Path, str] = field(default_factory=dict)
     results: list[Path] = field(default_factory=list)
     masks: list[Path] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def check_paths(source: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -106,10 +111,12 @@ def find_scans(source: str | Path) -> Sources:
     if source.is_file():
         return Sources(source.parent, [Path(source.name)])
     if source.is_dir():
-        return _sources(source, *_search(source))
+        others: Counter[str] = Counter()
+        return _sources(source, *_search(source, others), others)
     folder = _fixed_part(source) or source.parent
     found: set[Path] = set()
     results: set[Path] = set()
+    others = Counter[str]()
     unreadable = _closed_on_the_way(source, folder)
     for match in glob.iglob(str(source), recursive=True):
         path = Path(match)
@@ -123,18 +130,20 @@ def find_scans(source: str | Path) -> Sources:
             if reason := _refusal(path):
                 unreadable[path.relative_to(folder)] = reason
                 continue
-            scans, closed, passed = _search(path)
+            scans, closed, passed = _search(path, others)
             found.update(path / scan for scan in scans)
             results.update((path / place).relative_to(folder) for place in passed)
             unreadable |= {(path / place).relative_to(folder): reason for place, reason in closed.items()}
         elif _readable(path) and is_scan(path):
             found.add(path)
-    return _sources(folder, sorted(path.relative_to(folder) for path in found), unreadable, sorted(results))
+    return _sources(folder, sorted(path.relative_to(folder) for path in found), unreadable, sorted(results), others)
 
 
-def _sources(folder: Path, found: list[Path], unreadable: dict[Path, str], results: list[Path]) -> Sources:
+def _sources(
+    folder: Path, found: list[Path], unreadable: dict[Path, str], results: list[Path], others: Counter[str]
+) -> Sources:
     scans, masks = without_masks(found, [stem(scan.name) for scan in found])
-    return Sources(folder, scans, unreadable, results, masks)
+    return Sources(folder, scans, unreadable, results, masks, others)
 
 
 def _closed_on_the_way(pattern: Path, folder: Path) -> dict[Path, str]:
@@ -183,9 +192,9 @@ def _readable(path: Path) -> bool:
         return True
 
 
-def _search(folder: Path) -> tuple[list[Path], dict[Path, str], list[Path]]:
+def _search(folder: Path, others: Counter[str]) -> tuple[list[Path], dict[Path, str], list[Path]]:
     """Scans in `folder` and its subfolders, subfolders that may not be looked into, and those of earlier results, all
-    relative to it."""
+    relative to it; counts pictures of other kinds in `others`."""
     found: list[Path] = []
     results: list[Path] = []
     unreadable: dict[Path, str] = {}
@@ -202,8 +211,10 @@ def _search(folder: Path) -> tuple[list[Path], dict[Path, str], list[Path]]:
         passed = {n for n in subfolders if _holds_results(here / n)}
         results += [(here / n).relative_to(folder) for n in sorted(passed)]
         subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n not in passed)
-        scans = (here / n for n in names if not n.startswith(".") and _readable(here / n) and is_scan(here / n))
+        shown = [n for n in names if not n.startswith(".")]
+        scans = (here / n for n in shown if _readable(here / n) and is_scan(here / n))
         found += [scan.relative_to(folder) for scan in scans]
+        others.update(ending for n in shown if (ending := Path(n).suffix.lower()) in OTHER_PICTURES)
     return sorted(found), unreadable, results
 
 

@@ -157,14 +157,17 @@ def _unreadable(sources: Sources, *, anonymize: bool) -> dict[str, str]:
 
 
 def _passed_over(sources: Sources, *, anonymize: bool) -> list[str]:
-    """A line for each folder of earlier results among the images, and one for masks: whoever keeps images in such a
-    folder, or under such names, has to know."""
+    """A line for each folder of earlier results among the images, one for masks and one for pictures of other kinds:
+    whoever keeps images in such a folder, or under such names, has to know."""
     places = enumerate(sources.results, 1)
     shown = [f"folder-of-results-{n}" if anonymize else place.as_posix() for n, place in places]
     lines = [f"passed over: {place}: holds results of an earlier run" for place in shown]
     if sources.masks:
         example = "" if anonymize else f" (such as {sources.masks[0].as_posix()})"
         lines.append(f"passed over: masks of images by their names: {len(sources.masks)}{example}")
+    if sources.others:
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(sources.others.items()))
+        lines.append(f"passed over: pictures of kinds that are not read: {kinds}; convert them to PNG")
     return lines
 
 

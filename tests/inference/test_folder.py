@@ -521,6 +521,17 @@ def test_folders_of_results_among_the_images_are_named(
     assert "frames" not in capsys.readouterr().err
 
 
+def test_pictures_of_kinds_that_are_not_read_are_told_of(
+    source: Path, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.webp", "sub/b.WEBP", "sub/c.gif", "notes.txt", ".hidden.gif"):
+        (source / name).touch()
+    note = "passed over: pictures of kinds that are not read: 1 .gif, 2 .webp; convert them to PNG"
+    assert infer_folder(source, tmp_path / "o", predictor, quiet=True).counts["done"] == 4
+    assert capsys.readouterr().err.splitlines() == [note]
+    assert note in preview(source, tmp_path / "o2", kinds=["masks"])
+
+
 def test_masks_among_the_images_are_passed_over_and_counted(
     source: Path, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
