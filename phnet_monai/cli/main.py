@@ -107,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         full, short = disk_error(error), is_out_of_memory(error)
         known = (ValueError, OSError, FloatingPointError, MissingExtraError)
-        if full is None and not short and not isinstance(error, known):
+        # a tracking server that is not there, or a store that it cannot be told in
+        tracking = type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy")
+        if full is None and not (short or tracking or isinstance(error, known)):
             raise  # a defect
         if os.environ.get("PHNET_DEBUG", "") not in ("", "0"):
             traceback.print_exc()

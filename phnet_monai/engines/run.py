@@ -33,8 +33,8 @@ MAY_DIFFER = (
 """Ids that do not change what is trained: places, means, and what is said and kept of it."""
 MAY_DIFFER_WITHIN = ("train#trainer#on_nonfinite", "checkpoints#interval")
 """The same within others: a run that was stopped by a broken step can go on by passing over it."""
-IMAGES, LEARNT = "images.json", ("labeled", "unlabeled")
-"""In the folder of a run: the images that it learns from, by part."""
+IMAGES, USED = "images.json", ("labeled", "unlabeled", "validation")
+"""In the folder of a run: the images that it learns from and by which its best checkpoint is chosen, by part."""
 NEEDED = (
     *("network_def", "network", "optimizer", "scheduler", "weak_view", "checkpoints", "run"),
     *("train#dataset", "train#loader", "train#handlers", "train#trainer", "validate#dataset", "validate#evaluator"),
@@ -334,8 +334,8 @@ def check_same_config(kept: Path, config: Mapping[str, Any]) -> None:
 
 
 def trained_images(datalist: str | Path) -> dict[str, list[str]]:
-    """The cases that a training learns from, by part, sorted; places do not count, a data set may be moved."""
-    return {part: sorted(str(entry["case_id"]) for entry in load_part(datalist, part)) for part in LEARNT}
+    """The cases that a training uses, by part, sorted; places do not count, a data set may be moved."""
+    return {part: sorted(str(entry["case_id"]) for entry in load_part(datalist, part)) for part in USED}
 
 
 def check_same_images(kept: Path, datalist: str | Path) -> None:
@@ -346,7 +346,7 @@ def check_same_images(kept: Path, datalist: str | Path) -> None:
     """
     before = _read_json(kept) if kept.is_file() else {}
     now = trained_images(datalist)
-    for part in (part for part in LEARNT if part in before and before[part] != now[part]):
+    for part in (part for part in USED if part in before and before[part] != now[part]):
         raise ConfigError(
             f"{datalist}: its {part} images ({len(now[part])}) are not those that the run in {kept.parent} began with "
             f"({len(before[part])}). Resume with the same datalist, or train into another folder."

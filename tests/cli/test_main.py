@@ -311,6 +311,15 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["demo"])
 
 
+def test_a_tracker_that_cannot_be_reached_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unreachable = type("MlflowException", (Exception,), {"__module__": "mlflow.exceptions"})
+    monkeypatch.setitem(COMMANDS, "demo", failing(unreachable("API request failed\n  at http://127.0.0.1:9")))
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "phnet: API request failed at http://127.0.0.1:9\n"
+
+
 COMMAND = """
 import os, sys
 from phnet_monai.cli import main as m

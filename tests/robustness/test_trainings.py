@@ -266,14 +266,16 @@ def test_other_images_are_not_gone_on_with(
     with monkeypatch.context() as patched:
         at_step(patched, 4, lambda trainer, batch: signal.raise_signal(signal.SIGTERM))
         assert main(["train", str(datalist), str(run), *LINE]) == 143
-    content = json.loads(datalist.read_text(encoding="utf-8"))
-    content["labeled"].pop()
-    other = datalist.with_name("fewer.json")
-    other.write_text(json.dumps(content), encoding="utf-8")
     kept = (run / "last.pt").read_bytes()
-    assert main(["train", str(other), str(run), *LINE, "--resume"]) == 2
-    assert "its labeled images (5) are not those that the run in" in capsys.readouterr().err
-    assert (run / "last.pt").read_bytes() == kept
+    for part in ("labeled", "unlabeled", "validation"):
+        content = json.loads(datalist.read_text(encoding="utf-8"))
+        content[part].pop()
+        other = datalist.with_name("fewer.json")
+        other.write_text(json.dumps(content), encoding="utf-8")
+        assert main(["train", str(other), str(run), *LINE, "--resume"]) == 2
+        told = f"its {part} images ({len(content[part])}) are not those that the run in"
+        assert told in capsys.readouterr().err
+        assert (run / "last.pt").read_bytes() == kept
     (run / "config.json").write_text("{", encoding="utf-8")
     assert main(["train", str(datalist), str(run), *LINE, "--resume"]) == 2
     assert "config.json: not valid JSON" in capsys.readouterr().err
