@@ -13,7 +13,7 @@ from markupsafe import Markup
 from phnet_monai.metrics.scores import SIZE_GROUPS
 
 WIDTH, HEIGHT = 480, 320
-LEFT, RIGHT, TOP, BOTTOM = 70, 12, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 86, 12, 14, 44
 """Margins around the plotting area."""
 
 MOST_GROUPS = 4
@@ -94,11 +94,12 @@ def bland_altman(points: Sequence[PlotPoint]) -> Plot:
     y = linear_axis([0, *differences, *(value for _, _, value in lines)], HEIGHT - BOTTOM, TOP)
     parts = [_frame(x, y, "mean of prediction and annotation, px", "prediction − annotation, px")]
     parts.append(_level("zero", y.place(0)))
-    for kind, name, value in lines:
-        parts.append(_level(kind, y.place(value)))
-        parts.append(_label(WIDTH - RIGHT - 2, y.place(value) - 4, f"{name}: {_signed(value)}", kind))
+    parts += [_level(kind, y.place(value)) for kind, _, value in lines]
     texts = [f"difference {_signed(d)} px, mean {m:,.0f} px" for m, d in zip(means, differences, strict=True)]
     parts.append(_marks(points, [x.place(m) for m in means], [y.place(d) for d in differences], texts))
+    parts += [  # over the marks
+        _label(WIDTH - RIGHT - 2, y.place(value) - 4, f"{name}: {_signed(value)}", kind) for kind, name, value in lines
+    ]
     limits = "" if math.isnan(found.low) else f", limits of agreement {_signed(found.low)} to {_signed(found.high)} px"
     caption = (
         f"Bias {_signed(found.bias)} px{limits}; {_images(found.images)} with an annotated lesion, "
