@@ -453,7 +453,7 @@ def test_points_lie_where_their_values_are() -> None:
         for path in root.iter("path")
         if "transform" in path.attrib
     ]
-    x = linear_axis([0, 100, 800, 2250], 70, 468)
+    x = linear_axis([0, 100, 800, 2250], 86, 468)
     assert [place[0] for place in places] == pytest.approx([x.place(100), x.place(800), x.place(2250)], abs=0.06)
     zero = next(float(line.attrib["y1"]) for line in root.iter("line") if line.attrib["class"] == "zero")
     assert places[0][1] == pytest.approx(zero, abs=0.06)
