@@ -24,7 +24,7 @@ def extra_module(name: str, extra: str, *, purpose: str, otherwise: str = "") ->
     Raises:
         MissingExtraError: it is not installed, or its import fails.
     """
-    _without_telemetry()
+    without_telemetry()
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -35,7 +35,7 @@ def extra_module(name: str, extra: str, *, purpose: str, otherwise: str = "") ->
         ) from error
 
 
-def _without_telemetry() -> None:
+def without_telemetry() -> None:
     """Nothing leaves the machine unasked (SECURITY.md): ONNX Runtime, OpenVINO and MLflow tell their makers of their
     use unless they are told not to before they are imported."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

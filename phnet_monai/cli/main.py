@@ -42,7 +42,7 @@ from phnet_monai.cli.infer import infer
 from phnet_monai.cli.prepare import Prepare
 from phnet_monai.cli.rank import rank
 from phnet_monai.cli.train import train
-from phnet_monai.extras import MissingExtraError
+from phnet_monai.extras import MissingExtraError, without_telemetry
 from phnet_monai.files import disk_error, terminal_text
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end the job
             stream.reconfigure(errors="backslashreplace")
     # where MLflow is installed, importing MONAI imports it, and it would tell its makers of its use
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    without_telemetry()
     _name_the_user()
     threading.excepthook = _told_by_a_thread
     # an error is told once, below; Ignite's engines would tell it before, some twice

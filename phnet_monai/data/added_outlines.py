@@ -71,8 +71,7 @@ def add_outlines(
     target = check_target(out, overwrite=overwrite)
     if target == datalist_path(datalist):
         raise ValueError(f"{out} is the folder of {datalist} itself. Choose another: earlier rounds stay comparable.")
-    if patients is not None:
-        read_patients(patients)  # a table that is no table is told before any image is read
+    rows = None if patients is None else read_patients(patients)  # no table is told before any image is read
     # the new one records its images as compared
     check_leaks(datalist, otherwise="outlines are added to a list without leaks only")
     meta = load_meta(datalist)
@@ -86,10 +85,11 @@ def add_outlines(
         check_files(found, progress=progress)
         matched = _match(found, parts, images)
         joined, counts = _join(parts, matched)
-        if patients is not None:
-            _check_known_patients(matched, parts, told_patients(everything, patients), patients)
+        told = None if rows is None else told_patients(everything, rows)
+        if patients is not None and told is not None:
+            _check_known_patients(matched, parts, told, patients)
         if matched.new:
-            matched.new = _with_known_patients(matched.new, parts, patients, everything, images)
+            matched.new = _with_known_patients(matched.new, parts, patients, told, images)
             joined = _grouped(joined, matched.new, images, meta, progress=progress)
         added = [*meta.get(ADDED, []), counts]
         in_use = [mask for records in parts.values() for record in records for mask in record.masks]
@@ -193,7 +193,7 @@ def _with_known_patients(
     new: Sequence[Record],
     parts: Parts,
     table: str | PathLike[str] | None,
-    everything: Sequence[Record],
+    told: Mapping[str, str] | None,
     folder: str | PathLike[str],
 ) -> list[Record]:
     """New images with their patient, and with the group of that patient's images in the datalist.
@@ -217,8 +217,8 @@ def _with_known_patients(
             f"({shorten(without)}), with which nothing can be compared. Prepare it anew (a folder of one's own with "
             "--patients), or leave the table out: near-duplicates are found without it."
         )
-    told = with_patients(new, table, among=everything)
-    return [replace(record, group_id=groups.get(record.details[PATIENT], record.group_id)) for record in told]
+    named = with_patients(new, table, told=told)
+    return [replace(record, group_id=groups.get(record.details[PATIENT], record.group_id)) for record in named]
 
 
 def _grouped(

@@ -19,7 +19,7 @@ PATIENT = "patient"
 
 
 def with_patients(
-    records: Sequence[Record], table: str | PathLike[str], *, among: Sequence[Record] | None = None
+    records: Sequence[Record], table: str | PathLike[str], *, told: Mapping[str, str] | None = None
 ) -> list[Record]:
     """The records with their patient as `group_id`, so that no patient comes to stand on two sides of a split, and
     among their details, so that images added later can be compared with them.
@@ -27,14 +27,14 @@ def with_patients(
     Args:
         table: CSV with the columns `image` and `patient` (others are passed over). An image is told by its path below
             the folder of images, or, where only one image is called so, by its name; in both with or without ending.
-        among: all images of the folder, where the records are some of them.
+        told: what `told_patients` has read of it, where the records are some of a folder's images only.
 
     Raises:
         FileNotFoundError: there is no such table.
         ValueError: a table without these columns, with two patients for an image, or without a patient for one.
     """
     path = Path(table)
-    told = told_patients(among or records, path)
+    told = told_patients(records, read_patients(path)) if told is None else told
     found, unknown = [], []
     for record in records:
         patient = told.get(record.case_id)
@@ -50,9 +50,8 @@ def with_patients(
     return found
 
 
-def told_patients(records: Sequence[Record], table: str | PathLike[str]) -> dict[str, str]:
-    """Patient by `case_id`, of those of a folder's images of which the table tells one. Errors: see `with_patients`."""
-    patients = read_patients(table)
+def told_patients(records: Sequence[Record], patients: Mapping[str, str]) -> dict[str, str]:
+    """Patient by `case_id`, of those of a folder's images of which a table (`read_patients`) tells one."""
     names = Counter(record.case_id.rpartition("/")[2] for record in records)
     told = {}
     for record in records:
