@@ -9,7 +9,7 @@
 All use the same images and the same model (the shipped one, `--model`, or random weights of a profile's network), and
 take turns, so that a machine that slows down slows all of them:
 
-    network   forward passes on batches that lie ready in memory
+    network   forward passes of the network as it is loaded, on batches that lie ready in memory
     torch     the same of the shipped model by torch, where `--model` is an ONNX or TorchScript file of it
     infer     `infer_folder` as `phnet infer` calls it: reading, network, masks, overlays, measurements, tables, report
     masks     the same without overlays and report
@@ -45,7 +45,7 @@ from phnet_monai.engines.run import compose, overlay
 from phnet_monai.files import write_json
 from phnet_monai.inference import FrameSettings, Predictor, draw_overlay, infer_folder
 from phnet_monai.inference.frames import find_lesions
-from phnet_monai.inference.models import WEIGHTS, default_model, model_kind
+from phnet_monai.inference.models import WEIGHTS, LoadedModel, default_model, load_model, model_kind
 from phnet_monai.inference.predictor import lesion_probs, restore
 from phnet_monai.inference.writers import write_jpeg, write_mask
 from phnet_monai.networks import PHNet
@@ -71,21 +71,29 @@ def linked(images: list[Path], folder: Path, count: int | None = None) -> Path:
     return folder
 
 
-def bare_network(predictor: Predictor, images: list[Path]) -> Callable[[Path], None]:
-    assert predictor.size is not None
-    assert predictor.pad_value is not None
-    fitted = torch.stack([fit_image(read_image(image), predictor.size, predictor.pad_value) for image in images])
+def plain_model(model: Path) -> LoadedModel:
+    """As it is loaded, in the layout that convolutions prefer, without what `Predictor` makes of it."""
+    loaded = load_model(model, device="cpu")
+    if isinstance(loaded.network, torch.nn.Module):
+        loaded.network.eval().to(memory_format=torch.channels_last)
+    return loaded
+
+
+def bare_network(model: LoadedModel, images: list[Path]) -> Callable[[Path], None]:
+    assert model.size is not None
+    assert model.pad_value is not None
+    fitted = torch.stack([fit_image(read_image(image), model.size, model.pad_value) for image in images])
     batches = [part.to(memory_format=torch.channels_last) for part in fitted.split(BATCH)]
 
     def run(out: Path) -> None:
         with torch.inference_mode():
             for batch in batches:
-                predictor.network(batch)
+                model.network(batch)
 
     return run
 
 
-def stock_loop(predictor: Predictor, folder: Path) -> Callable[[Path], None]:
+def stock_loop(model: LoadedModel, folder: Path) -> Callable[[Path], None]:
     """What a user of MONAI would write."""
     from monai.data import DataLoader, Dataset, PILReader
     from monai.engines import SupervisedEvaluator
@@ -107,8 +115,8 @@ def stock_loop(predictor: Predictor, folder: Path) -> Callable[[Path], None]:
             LoadImaged("image", reader=PILReader(converter=lambda image: image.convert("L"))),
             EnsureChannelFirstd("image"),
             ScaleIntensityRanged("image", 0, 255, 0.0, 1.0),
-            Resized("image", predictor.size, size_mode="longest", mode="bilinear", anti_aliasing=True),
-            SpatialPadd("image", (predictor.size, predictor.size), value=predictor.pad_value),
+            Resized("image", model.size, size_mode="longest", mode="bilinear", anti_aliasing=True),
+            SpatialPadd("image", (model.size, model.size), value=model.pad_value),
         ]
     )
     data = [{"image": str(path)} for path in sorted(folder.iterdir())]
@@ -133,7 +141,7 @@ def stock_loop(predictor: Predictor, folder: Path) -> Callable[[Path], None]:
         )
         loader = DataLoader(Dataset(data, before), batch_size=BATCH, num_workers=2)
         SupervisedEvaluator(
-            device=torch.device("cpu"), val_data_loader=loader, network=predictor.network, postprocessing=after
+            device=torch.device("cpu"), val_data_loader=loader, network=model.network, postprocessing=after
         ).run()
 
     return run
@@ -168,19 +176,19 @@ def random_model(profile: str, folder: Path) -> Path:
 
 def speeds(images: list[Path], rounds: int, model: Path, only: list[str] | None) -> dict[str, Any]:
     """Images per second of each way (or of some only), median and range over the rounds."""
-    predictor = Predictor.from_model(model, "cpu", batch_size=BATCH)
+    predictor, plain = Predictor.from_model(model, "cpu", batch_size=BATCH), plain_model(model)
     with tempfile.TemporaryDirectory() as place:
         folder = linked(images, Path(place) / "in")
         ways = {
-            "network": bare_network(predictor, images),
+            "network": bare_network(plain, images),
             "infer": lambda out: infer_folder(folder, out, predictor, quiet=True),
             "masks": lambda out: infer_folder(folder, out, predictor, overlays=False, report=False, quiet=True),
             "command": whole_command(folder, model),
         }
         if model_kind(model) == WEIGHTS:
-            ways |= {"monai": stock_loop(predictor, folder), "process": stock_process(folder, model)}
+            ways |= {"monai": stock_loop(plain, folder), "process": stock_process(folder, model)}
         else:
-            ways["torch"] = bare_network(Predictor.from_model(default_model(), "cpu", batch_size=BATCH), images)
+            ways["torch"] = bare_network(plain_model(default_model()), images)
         ways = {name: run for name, run in ways.items() if only is None or name in only}
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds):
@@ -261,7 +269,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, model: Path) -> None:
     if args.stock:
-        stock_loop(Predictor.from_model(model, "cpu", batch_size=BATCH), args.images)(args.stock)
+        stock_loop(plain_model(model), args.images)(args.stock)
         return
     images = pictures(args.images)
     if args.limit:

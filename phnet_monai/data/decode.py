@@ -245,7 +245,8 @@ def _upright_grey(path: Path, image: Image.Image, *, any_scale: bool) -> np.ndar
             "colours, or as 8-bit."
         )
     white_is_zero = image.mode in _SIXTEEN_BIT_MODES and tags.get(_PHOTOMETRIC) == 0  # Pillow inverts 8 bits only
-    values = _to_grey(path, ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what already is upright
+    values = _to_grey(path, image)
     if image.mode in _SIXTEEN_BIT_MODES and 8 < bits < 16:  # Pillow unpacks 12 bits without scaling them
         brightest = 2**bits - 1
         values = (values * 65535 + brightest // 2) // brightest

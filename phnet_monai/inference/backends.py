@@ -115,6 +115,8 @@ def _torchscript_info(extra: dict[str, Any], path: str | Path) -> dict[str, Any]
 class OnnxRunner:
     """A session of ONNX Runtime; images and answers are shared with it, not copied."""
 
+    own_threads = True
+
     def __init__(self, session: Any) -> None:
         self.session = session
         self.input = session.get_inputs()[0].name
@@ -178,6 +180,8 @@ def _onnx_info(text: str | None, ends: Sequence[Sequence[tuple[str, Any]]], path
 
 class OpenVinoRunner:
     """A network compiled by OpenVINO; a batch is split over its streams."""
+
+    own_threads = True
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue

@@ -27,9 +27,10 @@ class NetworkThreads:
     A small network on the CPU gains little from several cores for one batch, and where one of them reads or writes
     meanwhile, all wait for it at every layer. From its second batch on each core therefore takes a batch of its own.
     A large network, whose batches take much memory and in which readers and writers hardly matter, keeps all cores for
-    one batch; so does, for its first, any network, since that may be the only one. Other devices and runtimes, which
-    have threads of their own, get one batch at a time, and so do networks that are not known to keep no state
-    (`stateless`), such as foreign TorchScript.
+    one batch; so does, for its first, any network, since that may be the only one. Other devices and runtimes get one
+    batch at a time, and so do networks that are not known to keep no state (`stateless`), such as foreign TorchScript.
+    Beside a runtime with threads of its own (`own_threads`) torch gets a single one: what is left to it, the fitting
+    of images, is so little that two threads on busy cores mostly wait for each other.
 
     Args:
         predictor: whose batches they are.
@@ -38,11 +39,14 @@ class NetworkThreads:
     def __init__(self, predictor: Predictor) -> None:
         stateless = getattr(predictor.network, "stateless", None) is True
         self.may_share = stateless and str(predictor.device) == "cpu"
+        self.own_threads = getattr(predictor.network, "own_threads", None) is True
         self.lanes = 1
         self.pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> NetworkThreads:
         self.cores = torch.get_num_threads()
+        if self.own_threads:
+            torch.set_num_threads(1)
         return self
 
     def submit(self, work: Callable[[], Answer], frames: int) -> Future[Answer]:

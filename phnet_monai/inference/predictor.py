@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phnet_monai.device import pick_device
+from phnet_monai.networks.folding import folded
 from phnet_monai.transforms.fit import fit_image, to_unit, unfit_probs
 
 LESION = 1
@@ -76,7 +77,8 @@ class Predictor:
 
         Args:
             path: one model, or several checkpoints whose mean probability is the answer.
-            device, batch_size, channels_last, flip: see the class.
+            device, batch_size, channels_last, flip: see the class. The network's batch norms are folded into its
+                convolutions (`networks.folding`), which changes the answers by rounding only.
             backend: `auto`, `torch`, `onnx` or `openvino`.
             which: "teacher" or "student", of a training checkpoint.
 
@@ -91,8 +93,12 @@ class Predictor:
             device = pick_device(device)  # before the file is read: a wrong name is answered at once
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         model = load_model(paths, device=device, backend=backend, which=which)
+        network = model.network
+        if isinstance(network, nn.Module) and model.size is not None:
+            example = torch.linspace(0, 1, model.size**2, device=model.device).view(1, 1, model.size, model.size)
+            network = folded(network.eval(), example)
         predictor = cls(
-            model.network,
+            network,
             size=model.size,
             pad_value=model.pad_value,
             device=model.device,

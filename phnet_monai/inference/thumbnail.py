@@ -11,6 +11,8 @@ from PIL import Image
 from scipy import ndimage
 from skimage.measure import find_contours
 
+from phnet_monai.inference.measure import mask_box
+
 THUMBNAIL_SIDE = 256
 """Longest side of a thumbnail in pixels. Smaller frames keep their size."""
 
@@ -69,10 +71,12 @@ def mask_contours(mask: np.ndarray) -> Contours:
     """
     if mask.ndim != 2 or mask.dtype != np.bool_ or not mask.size:
         raise ValueError(f"mask: expected bool (H, W), found {mask.dtype} {mask.shape}")
-    if not mask.any():
+    box = mask_box(mask)
+    if box is None:
         return []
-    coverage = np.pad(_coverage(mask), 1)  # the zeros close outlines along the border
-    height, width = coverage.shape[0] - 2, coverage.shape[1] - 2
+    height, width = thumbnail_size(*mask.shape)
+    coverage, top, left = _coverage(mask, box, height, width)
+    coverage = np.pad(coverage, 1)  # the zeros close outlines along the border
     # 8 neighbours make one lesion, as they do for the measurements
     exact = find_contours(coverage, 0.5, fully_connected="high")
     exact.sort(key=_enclosed, reverse=True)
@@ -84,25 +88,32 @@ def mask_contours(mask: np.ndarray) -> Contours:
         if room < 0 and outlines:
             break
         # pixel centres lie at whole numbers, and the padding has moved them by one
-        scaled = np.clip((points[:, ::-1] - 0.5) / (width, height), 0, 1)
+        scaled = np.clip((points[:, ::-1] + (left - 0.5, top - 0.5)) / (width, height), 0, 1)
         outlines.append(np.round(scaled, 4).tolist())
     return outlines
 
 
-def _coverage(mask: np.ndarray) -> np.ndarray:
-    """float32 (h, w): which part of each thumbnail pixel is lesion.
+def _coverage(mask: np.ndarray, box: tuple[slice, slice], height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """Which part of each pixel of a thumbnail (height, width) is lesion: float32 of those that `box` touches, and the
+    row and column where they begin.
 
     A lesion that fills no pixel by half gets all pixels that it touches, so that it shows.
     """
-    height, width = thumbnail_size(*mask.shape)
     if (height, width) == mask.shape:
-        return mask.astype(np.float32)
-    coverage = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)).copy()
+        return mask[box].astype(np.float32), box[0].start, box[1].start
+    (top, bottom), (left, right) = (
+        (side.start * small // large, -(-side.stop * small // large))
+        for side, small, large in zip(box, (height, width), mask.shape, strict=True)
+    )
+    tall, wide = mask.shape[0] / height, mask.shape[1] / width
+    region = (left * wide, top * tall, right * wide, bottom * tall)
+    picture = Image.fromarray(mask.view(np.uint8)).convert("F")
+    coverage = np.array(picture.resize((right - left, bottom - top), Image.Resampling.BOX, box=region))
     touched, count = ndimage.label(coverage > 0, structure=np.ones((3, 3)))
     shows = np.zeros(count + 1, dtype=bool)
     shows[touched[coverage > 0.5]] = True
     coverage[~shows[touched] & (touched > 0)] = 1
-    return coverage
+    return coverage, top, left
 
 
 def thumbnail_size(height: int, width: int) -> tuple[int, int]:

@@ -90,6 +90,18 @@ def test_other_devices_runtimes_and_networks_get_one_batch_at_a_time(
         assert network.lanes == 1
 
 
+def test_torch_has_one_thread_beside_a_runtime_with_threads_of_its_own() -> None:
+    class Runtime:
+        own_threads = True
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+    with threads(Predictor(Runtime(), size=8, pad_value=0.3)) as network:
+        assert [network.submit(torch.get_num_threads, 16).result() for _ in range(2)] == [1, 1]
+    assert torch.get_num_threads() == 4
+
+
 @pytest.mark.parametrize("limit", [ALWAYS, NEVER])
 def test_threads_come_back_after_an_error(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "HEAVY", limit)
