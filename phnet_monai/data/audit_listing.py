@@ -160,7 +160,7 @@ def _list_folder(source: Path, masks: str | PathLike[str] | None) -> Listing:
     for case, files in sorted(pictures.items(), key=lambda item: natural_key(item[0])):
         _note_double_image(listing, files)
         own = outlines.files.get(case, [])
-        listing.items.append(Item(files[0], (outlines.masks[case],) if case in outlines.masks else ()))
+        listing.items.append(Item(files[0], outlines.masks.get(case, ())))
         if case in outlines.annotations:
             listing.annotated[files[0]] = outlines.annotations[case]
         if len(own) > 1:

@@ -6,6 +6,7 @@ cannot stand in a message.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,6 +110,22 @@ def read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
         frames = np.empty(layout.storage.shape, dtype=np.uint8)
         _fill(frames, path, stream, layout)
     return frames, layout.spacing
+
+
+def other_modality(path: Path) -> str | None:
+    """What a DICOM file that was read says it is (`MG`, `CT`), where that is not ultrasound.
+
+    None for ultrasound, for captures of a screen (`OT`, `SC`), which are of anything, and where nothing is said. Text
+    that is no code, which might be a name, is not repeated: `another kind`.
+    """
+    import pydicom
+
+    with quiet_pydicom():
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+        code = str(header.get("Modality") or "").strip()
+    if code in ("", "US", "OT", "SC"):
+        return None
+    return code if re.fullmatch("[A-Z0-9]{2,6}", code) else "another kind"
 
 
 def require_pydicom() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from phnet_monai.data.annotations import ANNOTATION_SUFFIX, Annotation, read_annotations
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.drawn_masks import draw_annotations
-from phnet_monai.data.mask_names import MASK_ENDINGS
+from phnet_monai.data.mask_names import MASK_ENDINGS, MASK_STEM
 from phnet_monai.data.records import Record, natural_key, shorten
 from phnet_monai.files import files_below
 
@@ -31,13 +31,14 @@ def read_folder(
     """Pair the images of a folder with masks, or with outlines of an annotation tool.
 
     Subfolders are kept: `a/x.png` belongs to `a/x.png`, `a/x_mask.tif`, `a/x_seg.png` or `a/x_label.png` below `masks`,
-    to labelme's `a/x.json` there or beside it, or to the entry `a/x.png` of a COCO file. Outlines are drawn into masks
+    to labelme's `a/x.json` there or beside it, or to the entry `a/x.png` of a COCO file. Without a folder of masks
+    those beside their images count, `a/x_mask.png`, `a/x_mask_1.png` ... (their union). Outlines are drawn into masks
     (`annotations.draw_mask`). An annotation without outlines is an image without lesion; an image that no file speaks
     of is unlabeled.
 
     Args:
-        images: folder of images; where `masks` is not given, annotation files beside the images count, and if it has
-            the subfolder `images/` besides `masks/`, `annotations/` or `annotations.json`, then these.
+        images: folder of images; where `masks` is not given, masks and annotation files beside the images count, and
+            if it has the subfolder `images/` besides `masks/`, `annotations/` or `annotations.json`, then these.
         masks: folder of masks or annotation files, or a COCO file; then nothing else counts.
         drawn: folder into which outlines are drawn as masks, `a/x.png`; needed where there are annotation files.
         drawn_at_first: draw them there, since `drawn` must not change yet; the caller moves them.
@@ -63,9 +64,10 @@ def read_folder(
         )
     outlines = _match(images, sources, set(pictures), explicit=masks is not None)
     paths = {case: files[0] for case, files in pictures.items()}
-    found = outlines.masks | draw_annotations(outlines.annotations, paths, drawn, images, at_first=drawn_at_first)
+    drawings = draw_annotations(outlines.annotations, paths, drawn, images, at_first=drawn_at_first)
+    found = outlines.masks | {case: (path,) for case, path in drawings.items()}
     return [
-        Record(image=image, masks=(found[case],) if case in found else (), case_id=case)
+        Record(image=image, masks=found.get(case, ()), case_id=case)
         for case, image in sorted(paths.items(), key=lambda item: natural_key(item[0]))
     ]
 
@@ -94,13 +96,13 @@ class Outlines:
     """What was found for each case, and what does not fit.
 
     Attributes:
-        masks, annotations: by case.
-        files: names of all masks and annotations of a case; more than one is too many.
+        masks, annotations: by case; several masks of an image, which lie beside it, mean their union.
+        files: names of all masks and annotations of a case (those that make a union as one); more are too many.
         orphans: names without an image.
         broken: what is wrong with files that cannot be read.
     """
 
-    masks: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     annotations: dict[str, Annotation] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     orphans: list[str] = field(default_factory=list)
@@ -125,10 +127,12 @@ def collect_outlines(images: Path, sources: list[Path], cases: set[str], *, expl
     found = Outlines()
     for source in sources:
         among_images = source.resolve() == images.resolve()
+        before = found.count
+        if among_images and len(sources) == 1:
+            _add_masks_beside(found, images, cases)
         if among_images and not explicit:
             _add_annotations(found, images, source, cases, demanded=False)
             continue
-        before = found.count
         if not among_images:
             _add_masks(found, source, cases)
         _add_annotations(found, images, source, cases, demanded=True)
@@ -163,8 +167,15 @@ def _add_masks(found: Outlines, source: Path, cases: set[str]) -> None:
         if owner is None:
             found.orphans += [file.name for file in files]
         else:
-            found.masks[owner] = files[0]
+            found.masks[owner] = (files[0],)
             found.files[owner] += [file.name for file in files]
+
+
+def _add_masks_beside(found: Outlines, images: Path, cases: set[str]) -> None:
+    for case, files in masks_beside(images).items():
+        if case in cases:
+            found.masks[case] = tuple(files)
+            found.files[case].append(", ".join(file.name for file in files))
 
 
 def _add_annotations(found: Outlines, images: Path, source: Path, cases: set[str], *, demanded: bool) -> None:
@@ -253,9 +264,13 @@ def _unique_names(cases: set[str]) -> dict[str, str]:
 
 
 def pictures_by_case(images: Path, sources: Sequence[Path]) -> dict[str, list[Path]]:
-    """`images_by_case` without the masks, where their folder lies below that of the images."""
+    """`images_by_case` without masks, which may lie beside their images or in a folder below that of the images."""
     inner = [source.resolve() for source in sources if source.is_dir() and source.resolve() != images.resolve()]
     found = images_by_case(images)
+    if not inner and all(source.is_dir() for source in sources):
+        masks = {mask for files in masks_beside(images).values() for mask in files}
+        found = {case: [file for file in files if file not in masks] for case, files in found.items()}
+        return {case: files for case, files in found.items() if files}
     if not any(folder.is_relative_to(images.resolve()) for folder in inner):
         return found
     kept = {
@@ -271,6 +286,18 @@ def images_by_case(folder: Path) -> dict[str, list[Path]]:
     for file in files_below(folder):
         if file.suffix.lower() in IMAGE_SUFFIXES:
             found[file.relative_to(folder).with_suffix("").as_posix()].append(file)
+    return found
+
+
+def masks_beside(folder: Path) -> dict[str, list[Path]]:
+    """Masks beside their images below a folder, as `mask_names` knows them, by the image's path without suffix."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    pictures = images_by_case(folder)
+    for name, files in pictures.items():
+        match = MASK_STEM.match(posixpath.basename(name))
+        owner = match and posixpath.join(posixpath.dirname(name), match["image"])
+        if owner and owner in pictures:
+            found[owner] += files
     return found
 
 

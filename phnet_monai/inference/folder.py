@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -296,6 +297,16 @@ class _Run:
             print(
                 f"{self.others} results of another model or setting are left in {self.out}, and in neither tables nor "
                 "report; a run over their images with --overwrite replaces them",
+                file=sys.stderr,
+            )
+        others = Counter(file.other_modality for file in result.files if file.other_modality)
+        if others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+            print(
+                terminal_text(
+                    f"warning: DICOM files that are no ultrasound by their modality: {kinds}. The model knows breast "
+                    "ultrasound alone: their results mean nothing; run.json names them"
+                ),
                 file=sys.stderr,
             )
         if not self.quiet:

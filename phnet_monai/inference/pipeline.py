@@ -299,7 +299,13 @@ class Pipeline:
         opened.outputs.append(path)
         write_scan_masks(path, scan, opened.masks, **origin)
         opened.result = write_record(
-            self.out, job, mark=opened.mark, kind=scan.kind, frames=opened.records, outputs=sorted(opened.outputs)
+            self.out,
+            job,
+            mark=opened.mark,
+            kind=scan.kind,
+            frames=opened.records,
+            outputs=sorted(opened.outputs),
+            other_modality=scan.other_modality,
         )
         for earlier in job.replaces:
             discard(self.out, earlier)

@@ -78,7 +78,14 @@ def source_mark(path: Path) -> Mark:
 
 
 def write_record(
-    out: Path, job: Job, *, mark: Mark, kind: str, frames: list[dict[str, Any]], outputs: Iterable[Path]
+    out: Path,
+    job: Job,
+    *,
+    mark: Mark,
+    kind: str,
+    frames: list[dict[str, Any]],
+    outputs: Iterable[Path],
+    other_modality: str | None = None,
 ) -> dict[str, Any]:
     """Write the record of a finished scan and return it.
 
@@ -87,6 +94,7 @@ def write_record(
         kind: of the scan (`picture`, `nifti`, `dicom`).
         frames: one entry per frame, see `frames.find_lesions`.
         outputs: the files that were written for it, below `out`.
+        other_modality: of the scan, where it is no ultrasound.
     """
     record = {
         "version": VERSION,
@@ -100,6 +108,8 @@ def write_record(
         "outputs": {path.relative_to(out).as_posix(): path.stat().st_size for path in outputs},
         "frames": frames,
     }
+    if other_modality is not None:
+        record["other_modality"] = other_modality
     write_json(job.record_file(out), record)
     return record
 

@@ -61,7 +61,9 @@ def record_items(record: dict[str, Any]) -> Iterator[Item]:
         item = _frame_item(frame, record["image"], several=len(frames) > 1)
         blank = bool(frame.get("blank"))
         item["tags"] = [LESION if frame["lesions"] else CLEAR] + [BLANK] * blank
-        item |= {"pill": "blank image" if blank else _count_text(len(frame["lesions"])), "alert": blank}
+        other = record.get("other_modality")
+        pill = "blank image" if blank else f"no ultrasound ({other})" if other else _count_text(len(frame["lesions"]))
+        item |= {"pill": shown_name(pill), "alert": blank or bool(other)}
         item["links"] = links[place]
         yield item
 

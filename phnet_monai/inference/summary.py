@@ -45,6 +45,7 @@ class FileRecord:
     width: int | None = None
     lesions: int | None = None
     lesion_pixels: int | None = None
+    other_modality: str | None = None
 
     @classmethod
     def of(cls, record: dict[str, Any], status: str) -> FileRecord:
@@ -61,6 +62,7 @@ class FileRecord:
             width=frames[0]["width"],
             lesions=sum(len(frame["lesions"]) for frame in frames),
             lesion_pixels=sum(frame["lesion_pixels"] for frame in frames),
+            other_modality=record.get("other_modality"),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from phnet_monai.data import DecodeError, decode, read_image
 from phnet_monai.data.decode import NoImageError, luminance
-from phnet_monai.data.dicom import has_dicom_magic, read_dicom
+from phnet_monai.data.dicom import has_dicom_magic, other_modality, read_dicom
+from phnet_monai.data.scan import read_scan
 from phnet_monai.extras import MissingExtraError
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
@@ -619,3 +620,17 @@ def test_more_frames_than_stated(tmp_path: Path, twin: np.ndarray) -> None:
     dataset.save_as(path)
     with pytest.raises(DecodeError, match=r"a\.dcm"):
         read_dicom(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        *((ultrasound, None) for ultrasound in ("US", "OT", "SC", "", None)),
+        *(("MG", "MG"), ("CT", "CT"), ("IVUS", "IVUS")),
+        ("MUSTERFRAU^ANNA", "another kind"),
+    ],
+)
+def test_other_modalities_are_told(tmp_path: Path, said: str | None, told: str | None) -> None:
+    path = make_dicom(tmp_path / "a.dcm", files.picture(), Modality=said)
+    assert other_modality(path) == told
+    assert read_scan(path).other_modality == told

@@ -15,6 +15,7 @@ from PIL import Image
 
 from phnet_monai.data import audit, prepare_folder, read_mask
 from phnet_monai.data.annotations import AnnotationError, Shape, draw_mask, proposal_digest, read_annotations
+from phnet_monai.data.audit_listing import list_dataset
 from phnet_monai.data.busbra import DETAILS, read_busbra
 from phnet_monai.data.busi import read_busi
 from phnet_monai.data.folder import read_folder
@@ -128,6 +129,30 @@ def test_an_image_may_be_named_like_a_mask(tmp_path: Path) -> None:
         _picture(tmp_path / "images" / f"{name}.png")
         _picture(tmp_path / "masks" / f"{name}.png")
     assert all(record.masks[0].stem == record.case_id for record in read_folder(tmp_path))
+
+
+def test_masks_beside_their_images(tmp_path: Path) -> None:
+    names = ("a/x.png", "a/x_mask.tif", "a/x_mask_1.png", "b/x.png", "y_mask.png", "y_mask_2.png")
+    first, *masks, unlabeled, alone, _ = (_picture(tmp_path / name) for name in names)
+    records = read_folder(tmp_path)
+    assert {record.case_id: record.image for record in records} == {
+        "a/x": first,
+        "b/x": unlabeled,
+        "y_mask": alone,  # of no image: an image itself
+        "y_mask_2": tmp_path / "y_mask_2.png",
+    }
+    assert {record.case_id: set(record.masks) for record in records if record.masks} == {"a/x": set(masks)}
+    assert read_folder(tmp_path, tmp_path) == records  # named as the folder of masks, too
+    listed = {item.image: set(item.masks) for item in list_dataset(tmp_path, layout="folder").items if item.masks}
+    assert listed == {first: set(masks)}
+
+
+def test_a_mask_and_an_annotation_beside_one_image_are_too_many(tmp_path: Path) -> None:
+    for name in ("x.png", "x_mask.png"):
+        _picture(tmp_path / name)
+    _labelme(tmp_path / "x.json", (0, 0, 2, 2))
+    with pytest.raises(ValueError, match=r"1 images have several masks: x \(x_mask\.png, x\.json\)"):
+        read_folder(tmp_path, drawn=tmp_path / "drawn")
 
 
 def test_images_of_one_stem_are_ambiguous(tmp_path: Path) -> None:

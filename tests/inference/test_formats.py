@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 
 from phnet_monai.data.decode import NoImageError
 from phnet_monai.data.scan import Scan, read_scan
+from phnet_monai.inference import Predictor, infer_folder
 from phnet_monai.inference.formats import mask_suffix, write_scan_masks, write_scan_probabilities
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
@@ -436,3 +438,28 @@ def test_half_a_file_is_never_seen(tmp_path: Path, make: Any, monkeypatch: pytes
     with pytest.raises(OSError, match="disk full"):
         write_scan_masks(tmp_path / "r", scan, _masks(scan))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_scans_that_are_no_ultrasound_are_segmented_and_named(
+    tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, modality in (("a.dcm", "US"), ("b.dcm", "MG"), ("c.dcm", "MG"), ("d.dcm", "CT")):
+        make_dicom(tmp_path / "in" / name, files.picture(), Modality=modality)
+    result = infer_folder(tmp_path / "in", tmp_path / "o", predictor, quiet=True)
+    assert result.counts == {"done": 4, "skipped": 0, "failed": 0}
+    assert "no ultrasound by their modality: 1 CT, 2 MG. " in capsys.readouterr().err
+    run = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert [file.get("other_modality") for file in run["files"]] == [None, "MG", "MG", "CT"]
+    assert (tmp_path / "o" / "report.html").read_text().count("no ultrasound (MG)") >= 2
+    infer_folder(tmp_path / "in", tmp_path / "o", predictor, quiet=True)
+    assert "1 CT, 2 MG" in capsys.readouterr().err  # what was finished earlier is told, too
+
+
+def test_of_ultrasound_nothing_is_said(
+    tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    make_dicom(tmp_path / "in" / "a.dcm", files.picture())
+    infer_folder(tmp_path / "in", tmp_path / "o", predictor, quiet=True)
+    assert capsys.readouterr().err == ""
