@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +66,12 @@ def train(
     from phnet_monai.distributed import current_shard
     from phnet_monai.engines.run import train_run
 
+    if current_shard().first and (profile, method, init, resume) == ("cpu", "phnet", None, False):
+        print(
+            "note: PH-Net's figures in profile cpu are from a labeled-only start, this training has none: "
+            "`phnet train DATALIST START --method warm_start`, then `--init START/last.pt`",
+            file=sys.stderr,
+        )
     result = train_run(
         list_file,
         out,

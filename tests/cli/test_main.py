@@ -178,6 +178,25 @@ def test_train_hands_everything_on(calls: Calls, datalist: Path, tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], True),
+        (["--resume"], False),
+        (["--init", "{start}"], False),
+        (["--method", "warm_start"], False),
+        (["--profile", "paper"], False),
+    ],
+)
+def test_phnet_without_a_start_is_noted(
+    more: list[str], told: bool, calls: Calls, datalist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "start.pt").write_text("")
+    words = [word.format(start=tmp_path / "start.pt") for word in more]
+    assert main(["train", str(datalist), str(tmp_path / "o"), *words]) == 0
+    assert ("--method warm_start`, then `--init START/last.pt`" in capsys.readouterr().err) is told
+
+
 def test_switch_before_the_paths(calls: Calls, datalist: Path, tmp_path: Path) -> None:
     assert main(["train", "--resume", str(datalist), str(tmp_path / "o")]) == 0
     assert calls[0][1] == (str(datalist), str(tmp_path / "o"))
