@@ -74,11 +74,19 @@ def _thumbnail(image: np.ndarray, mask: np.ndarray) -> Image.Image:
 
 
 def _cut(caption: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The caption as far as it fits: letters without accents, which Pillow's own font lacks, line ends as spaces."""
+    """The caption, without its middle where it is too long: letters without accents, which Pillow's own font lacks,
+    line ends as spaces."""
     plain = unicodedata.normalize("NFKD", caption.encode("utf-8", "replace").decode("utf-8"))
     text = " ".join("".join(sign for sign in plain if not unicodedata.combining(sign)).split())
     if pen.textlength(text, font=font) <= TILE:
         return text
-    while text and pen.textlength(f"{text}...", font=font) > TILE:
-        text = text[:-1]
-    return f"{text}..."
+    kept = len(text)
+    while kept and pen.textlength(_shortened(text, kept), font=font) > TILE:
+        kept -= 1
+    return _shortened(text, kept)
+
+
+def _shortened(text: str, kept: int) -> str:
+    """So many signs of a text, more of its end: file names begin alike."""
+    head = kept // 3
+    return f"{text[:head]}...{text[len(text) - kept + head :]}"

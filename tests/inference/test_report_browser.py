@@ -268,9 +268,11 @@ def pressed(browser: Any, layer: str) -> set[str]:
 def test_layers_are_switched_on_all_images(infer: Any) -> None:
     assert layer_is_shown(infer, "prediction")
     assert not layer_is_shown(infer, "hardness")
+    assert not one(infer, ".legend").is_displayed()
     button(infer, "Hardness").click()
     button(infer, "Contour").click()
     assert layer_is_shown(infer, "hardness", at=COUNT)
+    assert one(infer, ".legend").is_displayed()
     assert not layer_is_shown(infer, "prediction")
     assert pressed(infer, "hardness") == {"true"}
     assert pressed(infer, "prediction") == {"false"}
