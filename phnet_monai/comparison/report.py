@@ -18,6 +18,9 @@ from phnet_monai.files import atomic_writer, write_json
 
 REPORT = "table.md"
 GROUPS = "groups.json"
+FEW = 20
+"""Groups of test images below which a report warns: bootstrap intervals are too narrow, rank tests have no power."""
+
 PARITY = (
     '*Figures in columns headed "paper" are those that the paper prints for the data set named: pooled Dice (and IoU) '
     "in percent, of its own random 8:1:1 split, which does not keep near-duplicates apart, at 500 x 500 pixels with a "
@@ -283,6 +286,11 @@ def _paired(report: Report, scene: tuple[str, str], records: Sequence[Mapping[st
         f"that draws groups as a whole, {report.n_resamples} resamples. They tell how sure the difference is on such "
         "images, not how it would vary with other splits or draws of the labeled images."
     )
+    if first["groups"] < FEW:
+        report.add(
+            f"**These are few images to test on** (fewer than {FEW}, groups counted once): even a difference on all of "
+            "them may be chance, and the intervals are too narrow."
+        )
     if report.results.matrix.folds:
         report.add("The pooled differences put the folds of a seed together, the table above averages over folds.")
     report.add(statistics.paired_table(records, reference))

@@ -189,10 +189,10 @@ def _unit(figure: Figure, rows: Mapping[str, Sequence[Result]], part: str, check
 
 
 def marked(found: Mapping[str, Spread], figure: Figure) -> dict[str, str]:
-    """Texts such as `63.8 ± 1.2`; the best mean of two rows or more is bold."""
+    """Texts such as `63.8 ± 1.2`; the best mean is bold, where rows differ."""
     texts = {name: text(entry, figure.digits) for name, entry in found.items()}
     means = {name: round(entry.mean, figure.digits) for name, entry in found.items() if entry.runs}
-    if len(means) > 1:
+    if len(set(means.values())) > 1:
         best = (max if figure.higher_is_better else min)(means.values())
         texts |= {name: f"**{texts[name]}**" for name, mean in means.items() if mean == best}
     return texts

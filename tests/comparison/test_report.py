@@ -106,6 +106,13 @@ def test_validation_part_and_best_checkpoint(make_comparison: Make) -> None:
         write_report(folder, checkpoint="first")
 
 
+@pytest.mark.parametrize(("images", "few"), [(19, True), (20, False)])
+def test_few_images_are_told(images: int, few: bool, make_comparison: Make) -> None:
+    folder = make_comparison(images=lambda cell: list(range(images)))
+    text = write_report(folder, draw=False, **QUICK).read_text(encoding="utf-8")
+    assert ("These are few images to test on" in text) is few
+
+
 def test_another_reference(make_comparison: Make) -> None:
     folder = make_comparison()
     text = write_report(folder, reference="cutmix", draw=False, **QUICK).read_text(encoding="utf-8")
@@ -172,6 +179,7 @@ def test_groups_are_kept_beside_the_results(with_work: Path) -> None:
     (with_work / "work").rename(with_work / "elsewhere")
     text = write_report(with_work, draw=False, **QUICK).read_text(encoding="utf-8")
     assert "20 images with a lesion in 10 groups" in text
+    assert "These are few images to test on" in text
     assert "p (Holm), group means" in text
     assert {row["groups"] for row in records(with_work / "report" / "statistics.csv")} == {"10"}
 
