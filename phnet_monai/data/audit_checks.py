@@ -124,9 +124,7 @@ def odd_sizes(sizes: Sequence[tuple[int, int]]) -> dict[int, str]:
 
 def is_blank(image: np.ndarray) -> bool:
     """Whether an image, uint8 (H, W), shows nothing: its grey has a standard deviation below 2 levels."""
-    counts, levels = (
-        np.array(Image.fromarray(image).histogram()),
-        np.arange(256),
-    )  # thrice as quick as `std`
+    counts = np.array(Image.fromarray(image).histogram())  # thrice as quick as `image.std()`
+    levels = np.arange(256)
     mean = counts @ levels / image.size
     return float(counts @ (levels - mean) ** 2 / image.size) < BLANK_SPREAD**2

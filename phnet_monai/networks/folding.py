@@ -22,13 +22,15 @@ def folded(network: nn.Module, images: Tensor) -> nn.Module:
         images: (B, C, H, W), any that it takes.
 
     Returns:
-        the copy; `network` itself where it has nothing to fold, or where the copy's answer to `images` is another one
+        the copy; `network` itself where it has nothing to fold, is in training mode, or where the copy's answer to `images` is another one
         (a convolution that feeds more than its norm).
     """
+    if network.training:
+        return network
     found = copy.deepcopy(network)
     names = {module: name for name, module in found.named_modules()}
     pairs = _convolutions_of_norms(found, images)
-    if network.training or not pairs:
+    if not pairs:
         return network
     for norm, convolution in pairs.items():
         fused = fuse_conv_bn_eval(convolution, norm)
