@@ -22,8 +22,8 @@ def folded(network: nn.Module, images: Tensor) -> nn.Module:
         images: (B, C, H, W), any that it takes.
 
     Returns:
-        the copy; `network` itself where it has nothing to fold, is in training mode, or where the copy's answer to `images` is another one
-        (a convolution that feeds more than its norm).
+        the copy; `network` itself where it has nothing to fold, is in training mode, or where the copy's answer to
+        `images` is another one (a convolution that feeds more than its norm).
     """
     if network.training:
         return network
