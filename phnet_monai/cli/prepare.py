@@ -120,10 +120,10 @@ def folder(
 ) -> int:
     """Divide any folder of images and masks, and write OUT/datalist.json.
 
-    The mask of x.png is x.png, x_mask.png, x_seg.png or x_label.png (any image format) below MASKS, or drawn from
-    labelme's x.json there or beside the image, or from a COCO file. A shape labelled `hole` takes lesion away, all
-    others add it; an annotation without shapes is an image without lesion. Images without mask and annotation are only
-    ever unlabeled.
+    The mask of x.png is x.png, x_mask.png, x_seg.png or x_label.png (any image format) below MASKS, without MASKS
+    x_mask.png (x_mask_1.png ...) beside the image, or drawn from labelme's x.json there or beside the image, or from
+    a COCO file. A shape labelled `hole` takes lesion away, all others add it; an annotation without shapes is an image
+    without lesion. Images without mask and annotation are only ever unlabeled.
 
     Args:
         images: folder of images, or folder with images/ and masks/, annotations/ or annotations.json

@@ -28,6 +28,7 @@ from phnet_monai.files import atomic_writer, digest
 FILE_NAME = "datalist.json"
 FORMAT_VERSION = 1
 LABEL_FOLDER = "labels"
+NO_CLASS = "-"
 GROUPS = "groups_sha256"
 """Key of `meta`: digest of which image is in which group."""
 ADDED = "added"
@@ -183,12 +184,13 @@ def summary(path: str | PathLike[str]) -> str:
     """
     _, content = _read_json(path)
     meta = content["meta"]
-    classes = sorted({entry.get("class", "-") for part in PARTS for entry in content[part]})
+    found = {entry.get("class", NO_CLASS) for part in PARTS for entry in content[part]}
+    classes = sorted(found) if found != {NO_CLASS} else []
     rows = [["part", "images", *classes, "groups", "in groups of 2+"]]
     sizes = Counter(entry["group_id"] for part in PARTS for entry in content[part])
     for part in PARTS:
         entries = content[part]
-        per_class = Counter(entry.get("class", "-") for entry in entries)
+        per_class = Counter(entry.get("class", NO_CLASS) for entry in entries)
         shared = sum(sizes[entry["group_id"]] > 1 for entry in entries)
         groups = len({entry["group_id"] for entry in entries})
         rows.append([part, *map(str, (len(entries), *(per_class[name] for name in classes), groups, shared))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,12 @@ def test_summary_counts(tmp_path: Path, parts: dict[str, list[Record]]) -> None:
         ["validation", "1", "0", "0", "1", "1", "0"],
         ["test", "1", "0", "1", "0", "1", "0"],
     ]
+
+
+def test_summary_without_classes_has_no_column_of_them(tmp_path: Path, parts: dict[str, list[Record]]) -> None:
+    bare = {part: [replace(record, class_name=None) for record in records] for part, records in parts.items()}
+    header = summary(_write(bare, tmp_path / "list")).splitlines()[1]
+    assert header.split() == ["part", "images", "groups", "in", "groups", "of", "2+"]
 
 
 def test_the_file_is_plain_decathlon_json(tmp_path: Path, parts: dict[str, list[Record]]) -> None:
