@@ -24,7 +24,7 @@ from phnet_monai.data.dicom_spacing import pixel_spacing
 from phnet_monai.extras import extra_module
 
 _TAGS = (
-    "SOPClassUID",
+    *("SOPClassUID", "Modality"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
@@ -77,7 +77,7 @@ def has_dicom_magic(path: Path) -> bool:
         return False
 
 
-def read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
+def read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, str | None]:
     """Read a DICOM file as frames. Needs the extra `dicom`.
 
     Grey scale: the modality transformation and the first VOI LUT or window where the file has them, as a viewer
@@ -95,6 +95,9 @@ def read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
     Returns:
         frames: uint8 (N, H, W).
         spacing: distance between rows and between columns in mm, or None.
+        other_modality: what the file says it is (`MG`, `CT`), where that is not ultrasound; None also for captures of
+            a screen (`OT`, `SC`), which are of anything, and where nothing is said. Text that is no code, which might
+            be a name, is not repeated: `another kind`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -109,23 +112,7 @@ def read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
         layout = _read_layout(path, stream)
         frames = np.empty(layout.storage.shape, dtype=np.uint8)
         _fill(frames, path, stream, layout)
-    return frames, layout.spacing
-
-
-def other_modality(path: Path) -> str | None:
-    """What a DICOM file that was read says it is (`MG`, `CT`), where that is not ultrasound.
-
-    None for ultrasound, for captures of a screen (`OT`, `SC`), which are of anything, and where nothing is said. Text
-    that is no code, which might be a name, is not repeated: `another kind`.
-    """
-    import pydicom
-
-    with quiet_pydicom():
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
-        code = str(header.get("Modality") or "").strip()
-    if code in ("", "US", "OT", "SC"):
-        return None
-    return code if re.fullmatch("[A-Z0-9]{2,6}", code) else "another kind"
+    return frames, layout.spacing, layout.other_modality
 
 
 def require_pydicom() -> None:
@@ -153,11 +140,13 @@ class _Layout:
         storage: how the pixels are stored.
         to_grey: function of a frame's number and its decoded pixels that gives uint8 (H, W).
         spacing: in mm.
+        other_modality: as `read_dicom` returns it.
     """
 
     storage: Storage
     to_grey: Callable[[int, np.ndarray], np.ndarray]
     spacing: tuple[float, float] | None
+    other_modality: str | None
 
 
 def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
@@ -166,7 +155,8 @@ def _read_layout(path: Path, stream: BinaryIO) -> _Layout:
         with quiet_pydicom():
             header, storage = _read_header(path, stream)
             own = of_frames(path, header, storage.shape[0])
-            return _Layout(storage, grey_of_frames(path, header, own), pixel_spacing(header))
+            to_grey = grey_of_frames(path, header, own)
+            return _Layout(storage, to_grey, pixel_spacing(header), _other_modality(header))
     except DecodeError:
         raise
     except Exception as error:
@@ -193,6 +183,13 @@ def _read_header(path: Path, stream: BinaryIO) -> tuple[Any, Storage]:
     count, height, width = storage.shape
     check_stack_size(path, frames=count, height=height, width=width)
     return header, storage
+
+
+def _other_modality(header: Any) -> str | None:
+    code = str(header.get("Modality") or "").strip()
+    if code in ("", "US", "OT", "SC"):
+        return None
+    return code if re.fullmatch("[A-Z0-9]{2,6}", code) else "another kind"
 
 
 def _check_image(path: Path, header: Any, has_pixels: bool) -> None:

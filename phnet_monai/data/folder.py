@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from phnet_monai.data.annotations import ANNOTATION_SUFFIX, Annotation, read_annotations
 from phnet_monai.data.decode import IMAGE_SUFFIXES
 from phnet_monai.data.drawn_masks import draw_annotations
-from phnet_monai.data.mask_names import MASK_ENDINGS, MASK_STEM
+from phnet_monai.data.mask_names import MASK_ENDINGS, image_of_mask
 from phnet_monai.data.records import Record, natural_key, shorten
 from phnet_monai.files import files_below
 
@@ -172,7 +172,7 @@ def _add_masks(found: Outlines, source: Path, cases: set[str]) -> None:
 
 
 def _add_masks_beside(found: Outlines, images: Path, cases: set[str]) -> None:
-    for case, files in masks_beside(images).items():
+    for case, files in masks_beside(images_by_case(images)).items():
         if case in cases:
             found.masks[case] = tuple(files)
             found.files[case].append(", ".join(file.name for file in files))
@@ -268,7 +268,7 @@ def pictures_by_case(images: Path, sources: Sequence[Path]) -> dict[str, list[Pa
     inner = [source.resolve() for source in sources if source.is_dir() and source.resolve() != images.resolve()]
     found = images_by_case(images)
     if not inner and all(source.is_dir() for source in sources):
-        masks = {mask for files in masks_beside(images).values() for mask in files}
+        masks = {mask for files in masks_beside(found).values() for mask in files}
         found = {case: [file for file in files if file not in masks] for case, files in found.items()}
         return {case: files for case, files in found.items() if files}
     if not any(folder.is_relative_to(images.resolve()) for folder in inner):
@@ -289,15 +289,13 @@ def images_by_case(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def masks_beside(folder: Path) -> dict[str, list[Path]]:
-    """Masks beside their images below a folder, as `mask_names` knows them, by the image's path without suffix."""
+def masks_beside(pictures: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
+    """Masks among the pictures of `images_by_case` that lie beside their images, by the image's path without suffix."""
     found: dict[str, list[Path]] = defaultdict(list)
-    pictures = images_by_case(folder)
     for name, files in pictures.items():
-        match = MASK_STEM.match(posixpath.basename(name))
-        owner = match and posixpath.join(posixpath.dirname(name), match["image"])
-        if owner and owner in pictures:
-            found[owner] += files
+        image = image_of_mask(Path(name))
+        if image is not None and image.as_posix() in pictures:
+            found[image.as_posix()] += files
     return found
 
 

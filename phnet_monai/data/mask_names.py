@@ -31,9 +31,14 @@ def without_masks(scans: Sequence[Path], stems: Sequence[str]) -> tuple[list[Pat
     return [scan for scan in scans if scan not in masks], [scan for scan in scans if scan in masks]
 
 
-def _is_mask(path: Path, known: Collection[Path]) -> bool:
+def image_of_mask(path: Path) -> Path | None:
+    """The image beside which a file would be a mask by its name, both without ending; None where it is no such name."""
     match = MASK_STEM.match(path.name)
-    if match and path.with_name(match["image"]) in known:
+    return path.with_name(match["image"]) if match else None
+
+
+def _is_mask(path: Path, known: Collection[Path]) -> bool:
+    if image_of_mask(path) in known:
         return True
     names = [path.name.removesuffix(ending) for ending in MASK_ENDINGS]
     above = path.parent.parts

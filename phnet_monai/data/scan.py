@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from phnet_monai.data.decode import IMAGE_SUFFIXES, DecodeError, read_image
-from phnet_monai.data.dicom import has_dicom_magic, other_modality, read_dicom
+from phnet_monai.data.dicom import has_dicom_magic, read_dicom
 from phnet_monai.data.nifti import read_nifti
 
 Kind = Literal["picture", "nifti", "dicom"]
@@ -30,7 +30,7 @@ class Scan:
         spacing_mm: distance between rows and between columns in mm; None where the file does not say.
         kind: what the file is; decides how results are written.
         path: the file.
-        other_modality: of a DICOM file that says it is no ultrasound (`dicom.other_modality`).
+        other_modality: of a DICOM file that says it is no ultrasound (`dicom.read_dicom`).
     """
 
     frames: np.ndarray
@@ -56,8 +56,10 @@ def read_scan(path: str | PathLike[str]) -> Scan:
     kind = scan_kind(path)
     if kind == "picture":
         return Scan(read_image(path)[None], None, kind, path)
-    frames, spacing = read_nifti(path) if kind == "nifti" else read_dicom(path)
-    return Scan(frames, spacing, kind, path, other_modality(path) if kind == "dicom" else None)
+    if kind == "nifti":
+        return Scan(*read_nifti(path), kind, path)
+    frames, spacing, other_modality = read_dicom(path)
+    return Scan(frames, spacing, kind, path, other_modality)
 
 
 def is_scan(path: str | PathLike[str]) -> bool:

@@ -299,16 +299,7 @@ class _Run:
                 "report; a run over their images with --overwrite replaces them",
                 file=sys.stderr,
             )
-        others = Counter(file.other_modality for file in result.files if file.other_modality)
-        if others:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-            print(
-                terminal_text(
-                    f"warning: DICOM files that are no ultrasound by their modality: {kinds}. The model knows breast "
-                    "ultrasound alone: their results mean nothing; run.json names them"
-                ),
-                file=sys.stderr,
-            )
+        _warn_of_other_modalities(result)
         if not self.quiet:
             _tell(result)
 
@@ -412,6 +403,17 @@ def preview(
             state, left = "to do", None if left is None else left - 1
         lines.append(f"{state}: {job.name} -> masks/{job.key}")
     return lines
+
+
+def _warn_of_other_modalities(result: FolderResult) -> None:
+    others = Counter(file.other_modality for file in result.files if file.other_modality)
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        warning = (
+            f"warning: DICOM files that are no ultrasound by their modality: {kinds}. The model knows breast "
+            "ultrasound alone: their results mean nothing; run.json names them"
+        )
+        print(terminal_text(warning), file=sys.stderr)
 
 
 def _tell(result: FolderResult) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from phnet_monai.device import pick_device
-from phnet_monai.networks.folding import folded
 from phnet_monai.transforms.fit import fit_image, to_unit, unfit_probs
 
 LESION = 1
@@ -88,15 +87,15 @@ class Predictor:
             ValueError: the device is not there.
         """
         from phnet_monai.inference.models import load_model
+        from phnet_monai.networks.folding import folded
 
         if device != "auto":  # which device that is depends on the runtime
             device = pick_device(device)  # before the file is read: a wrong name is answered at once
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         model = load_model(paths, device=device, backend=backend, which=which)
         network = model.network
-        if isinstance(network, nn.Module) and model.size is not None:
-            example = torch.linspace(0, 1, model.size**2, device=model.device).view(1, 1, model.size, model.size)
-            network = folded(network.eval(), example)
+        if isinstance(network, nn.Module):  # the weights are folded alike at any size: a small one costs nothing
+            network = folded(network.eval(), torch.linspace(0, 1, 64 * 64, device=model.device).view(1, 1, 64, 64))
         predictor = cls(
             network,
             size=model.size,

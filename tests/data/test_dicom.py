@@ -14,7 +14,7 @@ from PIL import Image
 
 from phnet_monai.data import DecodeError, decode, read_image
 from phnet_monai.data.decode import NoImageError, luminance
-from phnet_monai.data.dicom import has_dicom_magic, other_modality, read_dicom
+from phnet_monai.data.dicom import has_dicom_magic, read_dicom
 from phnet_monai.data.scan import read_scan
 from phnet_monai.extras import MissingExtraError
 
@@ -32,7 +32,7 @@ def twin(tmp_path: Path) -> np.ndarray:
 
 
 def _frames(path: Path) -> np.ndarray:
-    frames, _ = read_dicom(path)
+    frames, _, _ = read_dicom(path)
     assert frames.dtype == np.uint8
     return frames
 
@@ -348,7 +348,7 @@ def test_other_byte_orders(tmp_path: Path, syntax: str) -> None:
     if syntax == "ExplicitVRBigEndian":
         dataset.PixelData = values.astype(">u2").tobytes()
     pydicom.dcmwrite(path, dataset, implicit_vr=syntax[0] == "I", little_endian=not syntax.endswith("BigEndian"))
-    frames, spacing = read_dicom(path)
+    frames, spacing, _ = read_dicom(path)
     np.testing.assert_array_equal(frames[0], np.rint(values / 257))
     assert spacing == (0.1, 0.2)
 
@@ -408,7 +408,7 @@ def test_shared_functional_groups(tmp_path: Path, twin: np.ndarray) -> None:
     window.WindowCenter, window.WindowWidth = "64", "128"
     group.PixelMeasuresSequence, group.FrameVOILUTSequence = [measures], [window]
     path = make_dicom(tmp_path / "a.dcm", twin[None], frames=True, SharedFunctionalGroupsSequence=[group])
-    frames, spacing = read_dicom(path)
+    frames, spacing, _ = read_dicom(path)
     assert spacing == (0.08, 0.12)
     np.testing.assert_array_equal(frames[0], np.rint(np.clip(twin / 127, 0, 1) * 255))
 
@@ -632,5 +632,5 @@ def test_more_frames_than_stated(tmp_path: Path, twin: np.ndarray) -> None:
 )
 def test_other_modalities_are_told(tmp_path: Path, said: str | None, told: str | None) -> None:
     path = make_dicom(tmp_path / "a.dcm", files.picture(), Modality=said)
-    assert other_modality(path) == told
+    assert read_dicom(path)[2] == told
     assert read_scan(path).other_modality == told

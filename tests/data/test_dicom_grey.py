@@ -143,7 +143,7 @@ CLIP = np.random.default_rng(4).integers(0, 4096, (3, 9, 14)).astype(np.uint16)
 def test_windows_of_each_frame(tmp_path: Path) -> None:
     windows = [(1000, 500), (2000, 800), (1000, 500)]
     frames = [group(window=f"{centre} {width}") for centre, width in windows]
-    found, spacing = read_dicom(clip_file(tmp_path / "a.dcm", group(spacing=("0.2", "0.1")), frames, CLIP))
+    found, spacing, _ = read_dicom(clip_file(tmp_path / "a.dcm", group(spacing=("0.2", "0.1")), frames, CLIP))
     assert spacing == (0.2, 0.1)
     for frame, values, window in zip(found, CLIP.astype(float), windows, strict=True):
         np.testing.assert_array_equal(frame, windowed(values, *window))
@@ -151,14 +151,14 @@ def test_windows_of_each_frame(tmp_path: Path) -> None:
 
 def test_rescaling_of_each_frame_under_one_window(tmp_path: Path) -> None:
     frames = [group(rescale=f"{slope} 10") for slope in (1, 2, 3)]
-    found, _ = read_dicom(clip_file(tmp_path / "a.dcm", group(window="2000 4000"), frames, CLIP))
+    found, _, _ = read_dicom(clip_file(tmp_path / "a.dcm", group(window="2000 4000"), frames, CLIP))
     for slope, frame, values in zip((1, 2, 3), found, CLIP.astype(float), strict=True):
         np.testing.assert_array_equal(frame, windowed(values * slope + 10, 2000, 4000))
 
 
 def test_what_only_some_frames_have_is_not_that_of_others(tmp_path: Path) -> None:
     frames = [group(window="1000 500"), group(), group(window="3000 100")]
-    found, _ = read_dicom(clip_file(tmp_path / "a.dcm", group(), frames, CLIP))
+    found, _, _ = read_dicom(clip_file(tmp_path / "a.dcm", group(), frames, CLIP))
     np.testing.assert_array_equal(found[0], windowed(CLIP[0].astype(float), 1000, 500))
     np.testing.assert_array_equal(found[1], np.rint(CLIP[1] / 65535 * 255))
     np.testing.assert_array_equal(found[2], windowed(CLIP[2].astype(float), 3000, 100))
@@ -167,7 +167,7 @@ def test_what_only_some_frames_have_is_not_that_of_others(tmp_path: Path) -> Non
 @pytest.mark.parametrize("count", [1, 3])
 def test_groups_that_are_all_alike(tmp_path: Path, count: int) -> None:
     frames = [group(spacing=("0.2", "0.1"), window="1000 500") for _ in range(count)]
-    found, spacing = read_dicom(clip_file(tmp_path / "a.dcm", group(), frames, CLIP[:count]))
+    found, spacing, _ = read_dicom(clip_file(tmp_path / "a.dcm", group(), frames, CLIP[:count]))
     assert spacing == (0.2, 0.1)
     np.testing.assert_array_equal(found, windowed(CLIP[:count].astype(float), 1000, 500))
 
@@ -185,7 +185,7 @@ def test_fewer_groups_than_frames(tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match=r"a\.dcm has 1 functional groups.* for 3 frames"):
         read_dicom(path)
     for harmless in (pydicom.Dataset(), group(spacing=("0.2", "0.1"))):  # nothing about grey
-        frames, spacing = read_dicom(clip_file(path, group(), [harmless], CLIP))
+        frames, spacing, _ = read_dicom(clip_file(path, group(), [harmless], CLIP))
         assert (len(frames), spacing) == (3, None)
 
 

@@ -51,7 +51,7 @@ def lossless(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_lossless_jpeg_is_read_by_a_process_that_is_kept(lossless: Path, pixels: np.ndarray) -> None:
     for _ in range(2):
-        frames, _ = read_dicom(lossless)
+        frames, _, _ = read_dicom(lossless)
         np.testing.assert_array_equal(frames[0], pixels)
     ((_, kept),) = gdcm_process._idle
     read_dicom(lossless)

@@ -1,3 +1,5 @@
+"""Folded networks answer as before; what cannot be folded stays as it is."""
+
 from __future__ import annotations
 
 import copy
